@@ -1,0 +1,102 @@
+"""The options of one run, as the YAML file, the command line and Python give them. Every run saves them resolved."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from graftlm.core.config import Config
+
+
+class DataConfig(Config):
+    """Where the examples are. `path`: a folder of splits, one file, or a `datasets` name.
+
+    `split`: fractions that one file is cut into, as {"train": 0.8, "validation": 0.1, "test": 0.1}.
+    `columns`: our name -> theirs, as {"text": "body", "label": "stars"}. `shots`: balanced few-shot train and
+    validation sets, drawn from train with `shots_seed` as LM-BFF does. `mark`: entity columns to mark in the text.
+    `limit`: the first examples of each split only.
+    """
+
+    path: str
+    split: Mapping[str, PositiveFloat] = {}
+    columns: Mapping[str, str] = {}
+    shots: PositiveInt | None = None
+    shots_seed: NonNegativeInt = 13
+    mark: tuple[str, str] | None = None
+    limit: Mapping[str, PositiveInt] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> "DataConfig":
+        if self.split and sum(self.split.values()) > 1 + 1e-6:
+            raise ValueError(f"the fractions add up to {sum(self.split.values()):g}; 1 is the most")
+        return self
+
+
+class HeadConfig(Config):
+    """`pooling`: the architecture's own ("default"), the "first" or "last" real token, or the "mean" of them."""
+
+    pooling: Literal["default", "first", "last", "mean"] = "default"
+    dropout: NonNegativeFloat = Field(0.0, lt=1)
+
+
+class TrainingConfig(Config):
+    """The loop. `learning_rate`: None takes the method's own. `eval_steps`: None evaluates after each epoch.
+
+    `max_length` counts tokens of the text, special tokens included, without virtual tokens.
+    `patience`: evaluations without a better validation metric before the run stops; 0 never stops early.
+    """
+
+    optimizer: str = "adamw"
+    learning_rate: PositiveFloat | None = None
+    head_learning_rate: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: NonNegativeFloat = Field(0.06, lt=1)
+    epochs: PositiveFloat = 3.0
+    max_steps: PositiveInt | None = None
+    max_seconds: PositiveFloat | None = None
+    batch_size: PositiveInt = 32
+    eval_batch_size: PositiveInt = 64
+    accumulation: PositiveInt = 1
+    clip: NonNegativeFloat = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    base_dropout: bool = False
+    gradient_checkpointing: bool = False
+    max_length: PositiveInt | None = None
+    eval_steps: PositiveInt | None = None
+    patience: NonNegativeInt = 0
+    metric: str | None = None
+    log_steps: PositiveInt = 10
+    trackers: tuple[str, ...] = ()
+
+
+class FitConfig(Config):
+    """One run, whole. `method`: {"name": "lora", "rank": 4}, or the name alone."""
+
+    model: str
+    task: str = "classification"
+    data: DataConfig
+    method: Mapping[str, Any]
+    head: HeadConfig = HeadConfig()
+    training: TrainingConfig = TrainingConfig()
+    out: str
+    seed: NonNegativeInt = 0
+    predict: bool = False
+    overwrite: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            values = dict(values)
+            if isinstance(values.get("method"), str):
+                values["method"] = {"name": values["method"]}
+            if isinstance(values.get("data"), str):
+                values["data"] = {"path": values["data"]}
+        return values
+
+    @model_validator(mode="after")
+    def _named(self) -> "FitConfig":
+        if not isinstance(self.method.get("name"), str):
+            raise ValueError("method needs a name, as {name: lora, rank: 4}")
+        return self

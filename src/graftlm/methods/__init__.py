@@ -1,0 +1,48 @@
+"""Methods: a file each. `attach` puts runs of any of them on one frozen base."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, parse
+from graftlm.sites import Attached, Sites
+
+
+def attach(
+    base: nn.Module,
+    methods: Mapping[str, MethodConfig],
+    *,
+    seeds: Mapping[str, int] | None = None,
+    tokenizer: Any = None,
+) -> Attached:
+    """Puts runs on a frozen base: `attach(model, {"a": LoraConfig(rank=4), "b": BitfitConfig()})`.
+
+    A run's name may be anything. `seeds` (0 by default) fix each run's initial values; `tokenizer` is needed only
+    by initial values that name words. `attached.detach()` gives the base back, bit for bit.
+    """
+    sites = Sites(base, tokenizer)
+    given = seeds or {}
+    return Attached(sites, {run: acts(config, sites) for run, config in methods.items()},
+                    {run: given.get(run, 0) for run in methods})
+
+
+def count(base: nn.Module, config: MethodConfig) -> dict[str, int]:
+    """Numbers of a method on a model, which may lie on the meta device: those trained, and those kept afterwards."""
+    from graftlm.sites import Select
+
+    sites = Sites(base)
+
+    def total(of: MethodConfig) -> int:
+        sizes: Sequence[int] = [
+            base.get_parameter(act.parameter).numel()
+            if isinstance(act, Select)
+            else sum(param.count for param in act.params.values())
+            for act in acts(of, sites)
+        ]
+        return sum(sizes)
+
+    return {"delta": total(config), "kept": total(kept(config))}
+
+
+__all__ = ["PACKAGE", "MethodConfig", "attach", "config_class", "count", "kept", "parse"]

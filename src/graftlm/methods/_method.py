@@ -1,0 +1,65 @@
+"""What a method's file holds: one config class, `acts(config, sites)`, and perhaps `kept(config)`.
+
+`acts` says what a run with this config does on a model, as data; it needs shapes only, so a model on the meta
+device will do. `kept` gives the config that the stored form has, where a reparametrisation is dropped.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from graftlm.core import registry
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.sites import Act, Sites
+
+PACKAGE = "graftlm.methods"
+
+
+class MethodConfig(Config):
+    """The options of one method; its class lives in the method's file."""
+
+    @property
+    def method(self) -> str:
+        """The method's public name."""
+        return registry.name_of(type(self).__module__)
+
+
+def module_of(config: MethodConfig) -> ModuleType:
+    return registry.load(PACKAGE, "method", config.method)
+
+
+def config_class(method: str) -> type[MethodConfig]:
+    """The config class of a method by its public name."""
+    module = registry.load(PACKAGE, "method", method)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, MethodConfig) and value.__module__ == module.__name__
+    ]
+    return found[0]
+
+
+def parse(method: str, options: dict[str, Any]) -> MethodConfig:
+    """A method's config from its name and plain options."""
+    return config_class(method).parse(options, where="method.")
+
+
+def acts(config: MethodConfig, sites: Sites) -> Sequence[Act]:
+    """What a run with this config does on this model."""
+    return module_of(config).acts(config, sites)
+
+
+def kept(config: MethodConfig) -> MethodConfig:
+    """The config of the stored form."""
+    drop = getattr(module_of(config), "kept", None)
+    return config if drop is None else drop(config)
+
+
+def needs_table(config: MethodConfig, sites: Sites) -> None:
+    """Refuses a method that needs roles which structure alone does not show."""
+    if sites.table is None:
+        raise UserError(
+            f'{config.method} needs to know the blocks of "{sites.family}", which has no table; '
+            "methods on layers (lora, bitfit) and full, top-k, head, prompt-tuning work without one"
+        )

@@ -1,0 +1,32 @@
+"""BitFit (Ben Zaken et al., 2021, arXiv:2106.10199): only the bias vectors that the model has are trained.
+
+Trained as a change Δb from the pretrained bias, which starts at zero; a bias of every layer, norms and the pooler
+included, or of the chosen roles only.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from graftlm.core.errors import UserError
+from graftlm.methods._deltas import bias_delta
+from graftlm.methods._method import MethodConfig
+from graftlm.sites import Act, Sites
+
+KIND = "branch"
+MERGEABLE = True
+TRAINS = "every bias, or those of chosen roles"
+
+
+class BitfitConfig(MethodConfig):
+    """`sites`: "all", or roles; the paper's partial form is attention.query and feedforward.input."""
+
+    sites: tuple[str, ...] | Literal["all"] = "all"
+
+
+def acts(config: BitfitConfig, sites: Sites) -> Sequence[Act]:
+    found = sites.biased() if config.sites == "all" else sites.select(config.sites)
+    without = [site for site in found if not site.has_bias]
+    if not found or without:
+        where = f"{without[0].module} has none" if without else "none of its layers has one"
+        raise UserError(f'bitfit trains biases, and in "{sites.family}" {where}; lora or head would work')
+    return [bias_delta(site) for site in found]

@@ -1,0 +1,18 @@
+"""Full fine-tuning: every weight of the base is trained in place. The baseline; it cannot share the base."""
+
+from collections.abc import Sequence
+
+from graftlm.methods._method import MethodConfig
+from graftlm.sites import Act, Select, Sites
+
+KIND = "select"
+MERGEABLE = True
+TRAINS = "every weight of the base"
+
+
+class FullConfig(MethodConfig):
+    """No options."""
+
+
+def acts(config: FullConfig, sites: Sites) -> Sequence[Act]:
+    return [Select(name) for name, _ in sites.model.named_parameters()]

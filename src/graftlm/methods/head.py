@@ -1,0 +1,18 @@
+"""Head only: the base is left as it is, and only the task's head is trained on it (a linear probe)."""
+
+from collections.abc import Sequence
+
+from graftlm.methods._method import MethodConfig
+from graftlm.sites import Act, Sites
+
+KIND = "none"
+MERGEABLE = True
+TRAINS = "nothing but the task's head"
+
+
+class HeadConfig(MethodConfig):
+    """No options."""
+
+
+def acts(config: HeadConfig, sites: Sites) -> Sequence[Act]:
+    return []

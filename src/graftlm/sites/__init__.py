@@ -1,0 +1,48 @@
+"""Architectures as tables, hosts and routing: the one room that knows module names."""
+
+from graftlm.sites._acts import (
+    Act,
+    Branch,
+    Param,
+    Past,
+    Select,
+    Tensors,
+    Tokens,
+    kaiming_uniform,
+    normal,
+    truncated_normal,
+    uniform,
+    zeros,
+)
+from graftlm.sites._attached import Attached
+from graftlm.sites._bank import Bank
+from graftlm.sites._dropout import row_keys
+from graftlm.sites._route import Route
+from graftlm.sites._sites import Site, Sites
+from graftlm.sites._table import ROLES, SPANS, Head
+from graftlm.sites._view import View
+
+__all__ = [
+    "ROLES",
+    "SPANS",
+    "Act",
+    "Attached",
+    "Bank",
+    "Branch",
+    "Head",
+    "Param",
+    "Past",
+    "Route",
+    "Select",
+    "Site",
+    "Sites",
+    "Tensors",
+    "Tokens",
+    "View",
+    "kaiming_uniform",
+    "normal",
+    "row_keys",
+    "truncated_normal",
+    "uniform",
+    "zeros",
+]

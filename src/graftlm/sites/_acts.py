@@ -1,0 +1,116 @@
+"""The four ways to act, as data: what a method adds at a place, its tensors, and the pure function that uses them.
+
+Functions are module-level and take their numbers from `constants`, so that runs of one method share a bank.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from graftlm.sites._sites import Site
+
+if TYPE_CHECKING:
+    from graftlm.sites._view import View
+
+Tensors = Mapping[str, Tensor]
+Merge = Callable[[Tensor, "Tensor | None", Tensors], "tuple[Tensor, Tensor | None]"]
+
+
+@dataclass(frozen=True)
+class Param:
+    """One tensor of one run: its shape and how it starts, drawn on the CPU in fp32."""
+
+    shape: tuple[int, ...]
+    init: Callable[[Generator], Tensor]
+
+    @property
+    def count(self) -> int:
+        return torch.Size(self.shape).numel()
+
+
+def zeros(*shape: int) -> Param:
+    return Param(shape, lambda _: torch.zeros(shape))
+
+
+def normal(*shape: int, std: float) -> Param:
+    return Param(shape, lambda generator: torch.randn(shape, generator=generator) * std)
+
+
+def uniform(*shape: int, low: float, high: float) -> Param:
+    return Param(shape, lambda generator: torch.empty(shape).uniform_(low, high, generator=generator))
+
+
+def truncated_normal(*shape: int, std: float) -> Param:
+    """Normal, cut at two standard deviations."""
+
+    def init(generator: Generator) -> Tensor:
+        return torch.nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=generator)
+
+    return Param(shape, init)
+
+
+def kaiming_uniform(*shape: int, fan_in: int | None = None) -> Param:
+    """U(±1/√fan_in): Kaiming-uniform with a = √5, PyTorch's default for a linear layer's weight and bias."""
+    bound = (fan_in or shape[-1]) ** -0.5
+    return uniform(*shape, low=-bound, high=bound)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Change a site's output: `forward` takes the view of the site and the runs' tensors, and gives the new output.
+
+    `constants` are numbers of a run (a scale); `dropout` is the rate that `View.dropout` uses.
+    `merge` folds one run's tensors into the site's frozen weight (d_out d_in) and bias, or is None where nothing can.
+    """
+
+    site: Site
+    params: Mapping[str, Param]
+    forward: "Callable[[View, Tensors], Tensor]"
+    constants: Mapping[str, float] = field(default_factory=dict)
+    dropout: float = 0.0
+    merge: Merge | None = None
+
+
+@dataclass(frozen=True)
+class Past:
+    """Extra keys and values at every attention module of the backbone.
+
+    `derive` makes the prefixes (n, length, layers · 2 · heads · head width), key then value in each layer, from the
+    runs' tensors, once a forward pass. Real tokens' positions move by `position_shift`.
+    """
+
+    params: Mapping[str, Param]
+    derive: Callable[[Tensors], Tensor]
+    length: int
+    layers: int
+    heads: int
+    head_width: int
+    position_shift: int
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Virtual tokens: `derive` makes the runs' table (n, length, width) once a forward pass.
+
+    They stand in front of the text, as ids at and above the vocabulary size, and take positions 0 to length − 1;
+    with `position_shift` = −length the real tokens start at 0 as well.
+    """
+
+    params: Mapping[str, Param]
+    derive: Callable[[Tensors], Tensor]
+    length: int
+    position_shift: int = 0
+
+
+@dataclass(frozen=True)
+class Select:
+    """Train one of the base's own parameters in place: the one way that cannot share the base."""
+
+    parameter: str
+
+
+Act = Branch | Past | Tokens | Select

@@ -1,0 +1,94 @@
+"""Banks: the tensors of n runs at one place, stacked on a leading run axis, with a parameter view for each run.
+
+Autograd sees one leaf a tensor whatever n is. Shapes that differ (ranks, lengths) are zero-padded, which is
+exact for maths that is linear in the padded axis; lengths are masked.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from graftlm.sites._acts import Param
+from graftlm.sites._route import Chunk
+
+
+class Bank(nn.Module):
+    """n runs' tensors of one method at one place.
+
+    `runs` are their names in the order of the leading axis; `tensors()` maps a name to (n, largest shape).
+    `views[run][name]` is the run's own slice, an ordinary parameter whose `.grad` is filled after each backward
+    pass for the runs of `live()`, so that any optimizer can hold it.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Mapping[str, Param]],
+        constants: Mapping[str, Mapping[str, float]],
+        generator: Callable[[str, str], torch.Generator],
+        live: Callable[[], Collection[str | None]],
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        super().__init__()
+        self.runs = tuple(params)
+        self.names = tuple(params[self.runs[0]])
+        self.views: dict[str, dict[str, nn.Parameter]] = {run: {} for run in self.runs}
+        self._live = live
+        for name in self.names:
+            sizes = [params[run][name].shape for run in self.runs]
+            stacked = torch.zeros(len(self.runs), *map(max, zip(*sizes, strict=True)), dtype=dtype, device=device)
+            for index, (run, shape) in enumerate(zip(self.runs, sizes, strict=True)):
+                view = _slice(stacked, index, shape)
+                view.copy_(params[run][name].init(generator(run, name)))
+                self.views[run][name] = nn.Parameter(view)
+            self.register_parameter(f"tensor_{name}", nn.Parameter(stacked))
+            self.get_parameter(f"tensor_{name}").register_post_accumulate_grad_hook(self._share(name))
+        self.constants = tuple(constants[self.runs[0]])
+        for name in self.constants:
+            values = torch.tensor([constants[run][name] for run in self.runs], dtype=dtype, device=device)
+            self.register_buffer(f"constant_{name}", values, persistent=False)
+
+    def _share(self, name: str) -> Callable[[Tensor], None]:
+        """Hands each live run its slice of a fresh gradient, added to what it has gathered since it was cleared."""
+
+        def share(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            live = self._live()
+            for index, run in enumerate(self.runs):
+                if gradient is None or run not in live:
+                    continue
+                view = self.views[run][name]
+                own = _slice(gradient, index, view.shape)
+                if view.grad is None:
+                    view.grad = own
+                else:
+                    view.grad.add_(own)
+
+        return share
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Bank":
+        super()._apply(fn, recurse)
+        for name, parameter in self.tensors().items():
+            for index, run in enumerate(self.runs):
+                view = self.views[run][name]
+                view.data = _slice(parameter.data, index, view.shape)
+        return self
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """The stacked tensors, (n …) each."""
+        return {name: self.get_parameter(f"tensor_{name}") for name in self.names}
+
+    def constant(self, name: str) -> Tensor:
+        """A number of each run, (n)."""
+        return self.get_buffer(f"constant_{name}")
+
+    def take(self, chunk: Chunk, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        """The tensors and constants of a chunk's runs, (n …) each, in `dtype` where one is given."""
+        out = {name: chunk.pick(tensor) for name, tensor in self.tensors().items()}
+        out |= {name: chunk.pick(self.constant(name)) for name in self.constants}
+        return out if dtype is None else {name: tensor.to(dtype) for name, tensor in out.items()}
+
+
+def _slice(stacked: Tensor, index: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    return stacked[(index, *(slice(0, size) for size in shape))]

@@ -1,0 +1,199 @@
+"""Hosts: one stands in for each layer on which anything acts, and holds all branches there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graftlm.sites._bank import Bank
+from graftlm.sites._route import Chunk
+from graftlm.sites._router import Derived, Router
+from graftlm.sites._sites import Rows, Site
+from graftlm.sites._view import Ends, Kept, View
+
+
+@dataclass
+class Placed:
+    """A bank at a site, and the maths that uses it."""
+
+    site: Site
+    bank: Bank
+    forward: Callable[[View, dict[str, Tensor]], Tensor]
+    rate: Tensor | None
+    salt: int
+    ends: Ends | None
+
+
+@dataclass
+class Patch:
+    """What replaces rows `start:stop` of an output: `compute` takes the chunk's rows of it."""
+
+    chunk: Chunk
+    compute: Callable[[Tensor], Tensor]
+
+
+class Host(nn.Module):
+    """Stands in for `inner`; adds its branches to the outputs of the rows that are routed to them."""
+
+    def __init__(self, inner: nn.Module, router: Router):
+        super().__init__()
+        self.inner = inner
+        self.router = router
+        self.keeps: list[Kept] = []
+        self.whole: list[Placed] = []
+        self.parts: dict[Rows, list[Placed]] = {}
+        self.spans: list[Placed] = []
+        self.training = inner.training
+
+    @property
+    def weight(self) -> Tensor:
+        return self.inner.weight  # pyright: ignore[reportReturnType]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.inner.bias  # pyright: ignore[reportReturnType]
+
+    def place(self, placed: Placed) -> None:
+        """Adds a branch; branches on parts of a fused layer come after those on all of it, spans last."""
+        if placed.ends is not None:
+            self.spans.append(placed)
+        elif placed.site.rows is not None:
+            self.parts.setdefault(placed.site.rows, []).append(placed)
+        else:
+            self.whole.append(placed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for kept in self.keeps:
+            kept.value = x
+        return self.act(self.inner(x), x)
+
+    def act(self, y: Tensor, x: Tensor) -> Tensor:
+        """The outputs y with every branch of this layer added."""
+        if self.router.active is None:
+            return y
+        y = self._branches(self.whole, y, x)
+        for rows, placed in self.parts.items():
+            part = rows.of_outputs(y)
+            acted = self._branches(placed, part, x)
+            if acted is not part:
+                y = _with_part(y, rows, acted)
+        return self._branches(self.spans, y, x)
+
+    def _branches(self, placed: Sequence[Placed], y: Tensor, x: Tensor) -> Tensor:
+        route = self.router.active
+        assert route is not None
+        patches = [
+            Patch(chunk, self._computation(one, chunk, x))
+            for one in placed
+            for chunk in route.plan(one.bank.runs, y.device)
+        ]
+        return patched(y, patches, self.router)
+
+    def _computation(self, placed: Placed, chunk: Chunk, x: Tensor) -> Callable[[Tensor], Tensor]:
+        def compute(rows: Tensor) -> Tensor:
+            y = chunk.by_run(rows)
+            view = View(
+                placed.site,
+                self.inner,
+                chunk,
+                self.router,
+                input=x,
+                y=y,
+                rate=placed.rate,
+                salt=placed.salt,
+                ends=placed.ends,
+            )
+            return placed.forward(view, placed.bank.take(chunk, compute_dtype(y))).to(rows.dtype).reshape(rows.shape)
+
+        return compute
+
+
+class EmbeddingHost(Host):
+    """An embedding whose ids at and above the vocabulary size are the rows' own virtual tokens."""
+
+    def __init__(self, inner: nn.Module, router: Router):
+        super().__init__(inner, router)
+        self.tables: list[Derived] = []
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.inner.num_embeddings  # pyright: ignore[reportReturnType]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.tables:
+            return self.act(self.inner(x), x[..., None])
+        virtual = x - self.router.vocabulary  # ≥ 0 at a virtual token
+        known = torch.where(virtual < 0, x, 0)
+        y = self.act(self.inner(known), known[..., None])
+        route = self.router.active
+        if route is None:
+            return y
+        patches = [
+            Patch(chunk, self._looked_up(derived, chunk, virtual))
+            for derived in self.tables
+            for chunk in route.plan(derived.bank.runs, y.device)
+        ]
+        return patched(y, patches, self.router)
+
+    def _looked_up(self, derived: Derived, chunk: Chunk, virtual: Tensor) -> Callable[[Tensor], Tensor]:
+        def compute(y: Tensor) -> Tensor:
+            assert derived.value is not None
+            slots = chunk.by_run(chunk.rows(virtual)[..., None])  # n r 1
+            table = chunk.pick(derived.value).to(y.dtype)  # n length d
+            index = slots.clamp(0, table.shape[1] - 1).expand(-1, -1, table.shape[2])
+            found = table.gather(1, index)  # n r d
+            return torch.where(slots >= 0, found, chunk.by_run(y)).reshape(y.shape)
+
+        return compute
+
+
+def compute_dtype(y: Tensor) -> torch.dtype | None:
+    """The dtype that a bank's tensors take: the activations', unless autocast looks after them."""
+    return None if torch.is_autocast_enabled(y.device.type) else y.dtype
+
+
+def patched(y: Tensor, patches: Sequence[Patch], router: Router) -> Tensor:
+    """y with each patch's rows computed anew; patches on the same rows act one after another."""
+    if len(patches) == 1 and patches[0].chunk.whole:
+        return patches[0].compute(y)
+    waiting = list(patches)
+    while waiting:
+        layer: list[Patch] = []
+        later: list[Patch] = []
+        for patch in waiting:
+            free = all(_apart(patch.chunk, other.chunk) for other in layer + later)
+            (layer if free else later).append(patch)
+        y = _layer(y, layer, router)
+        waiting = later
+    return y
+
+
+def _apart(one: Chunk, other: Chunk) -> bool:
+    return not (one.whole or other.whole) and (one.stop <= other.start or other.stop <= one.start)
+
+
+def _layer(y: Tensor, patches: Sequence[Patch], router: Router) -> Tensor:
+    if patches[0].chunk.whole:
+        return patches[0].compute(y)
+    shape = y.shape
+    y = router.by_example(y)
+    pieces: list[Tensor] = []
+    row = 0
+    for patch in sorted(patches, key=lambda patch: patch.chunk.start):
+        if patch.chunk.start > row:
+            pieces.append(y[row : patch.chunk.start])
+        pieces.append(patch.compute(y[patch.chunk.start : patch.chunk.stop]))
+        row = patch.chunk.stop
+    if row < y.shape[0]:
+        pieces.append(y[row:])
+    return torch.cat(pieces).reshape(shape)
+
+
+def _with_part(y: Tensor, rows: Rows, part: Tensor) -> Tensor:
+    """Fused outputs y (… groups · width) with the part that `rows` names replaced."""
+    split = y.unflatten(-1, (rows.groups, rows.width))
+    inside = part.unflatten(-1, (rows.groups, rows.stop - rows.start))
+    pieces = (split[..., : rows.start], inside, split[..., rows.stop :])
+    return torch.cat(pieces, dim=-1).flatten(-2)
+

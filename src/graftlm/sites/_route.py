@@ -1,0 +1,113 @@
+"""Routes: which rows of a batch belong to which run, and how a bank's runs meet their rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from graftlm.core.errors import UserError, unknown
+
+
+@dataclass
+class Chunk:
+    """Rows `start:stop` of a batch, and the bank's runs that they belong to.
+
+    Either `runs` runs from `first` with equally many rows each (`index` is None), or `index` (rows) says
+    for each row which run it belongs to. `whole` says that the chunk is the whole batch.
+    """
+
+    start: int
+    stop: int
+    first: int
+    runs: int
+    index: Tensor | None
+    whole: bool
+
+    def rows(self, x: Tensor) -> Tensor:
+        """This chunk's rows of x (rows …)."""
+        return x if self.whole else x[self.start : self.stop]
+
+    def by_run(self, x: Tensor) -> Tensor:
+        """This chunk's rows (rows tokens d) as (n, rows of a run · tokens, d); n is the rows where `index` is set."""
+        lead = self.runs if self.index is None else self.index.shape[0]
+        return x.reshape(lead, -1, x.shape[-1])
+
+    def pick(self, values: Tensor) -> Tensor:
+        """The runs' values (bank's n …) -> (n …), n as in `by_run`."""
+        if self.index is not None:
+            return values.index_select(0, self.index)
+        if self.runs == values.shape[0]:
+            return values
+        return values[self.first : self.first + self.runs]
+
+    def spread(self, values: Tensor, rows: int) -> Tensor:
+        """The runs' values (bank's n …) as a value a row (rows …)."""
+        picked = self.pick(values)
+        if self.index is not None:
+            return picked
+        each = rows // self.runs
+        return picked[:, None].expand(-1, each, *picked.shape[1:]).flatten(0, 1)
+
+
+@dataclass
+class Route:
+    """A batch's rows in order: the name of each row's run, or None for the bare base.
+
+    `keys` (rows), int64, seed the methods' dropout; without them dropout draws from torch's global generator.
+    A `uniform` route has one name, which stands for every row of a batch of any size. `shift` and `chunks` are
+    what the router worked out of the names: positions (rows 1), and rows for each bank.
+    """
+
+    names: tuple[str | None, ...]
+    keys: Tensor | None = None
+    uniform: bool = False
+    shift: Tensor | int | None = None
+    chunks: dict[tuple[str, ...], list[Chunk]] = field(default_factory=dict, repr=False)
+
+    def check(self, known: Sequence[str]) -> None:
+        for name in self.names:
+            if name is not None and name not in known:
+                raise unknown("adapter", name, known)
+
+    def repeated(self, batch: int) -> "Route":
+        """The route for a batch in which each row stands several times in a row, as in beam search."""
+        times, rest = divmod(batch, len(self.names))
+        if rest or not times:
+            raise UserError(f"the route names {len(self.names)} rows, but the batch has {batch}")
+        keys = None if self.keys is None else self.keys.repeat_interleave(times)
+        return Route(tuple(name for name in self.names for _ in range(times)), keys)
+
+    def plan(self, members: tuple[str, ...], device: torch.device) -> list[Chunk]:
+        """The chunks for a bank of some runs: one for each stretch of rows whose runs are all in the bank."""
+        if members not in self.chunks:
+            self.chunks[members] = self._plan(members, device)
+        return self.chunks[members]
+
+    def _plan(self, members: tuple[str, ...], device: torch.device) -> list[Chunk]:
+        place = {name: index for index, name in enumerate(members)}
+        if self.uniform:
+            name = self.names[0]
+            return [Chunk(0, 0, place[name], 1, None, True)] if name in place else []
+        found: list[Chunk] = []
+        row = 0
+        while row < len(self.names):
+            stop = row
+            runs: list[int] = []
+            while stop < len(self.names) and (name := self.names[stop]) in place:
+                runs.append(place[name])
+                stop += 1
+            if runs:
+                found.append(_chunk(row, stop, runs, row == 0 and stop == len(self.names), device))
+            row = max(stop, row + 1)
+        return found
+
+
+def _chunk(start: int, stop: int, runs: list[int], whole: bool, device: torch.device) -> Chunk:
+    first, last = runs[0], runs[-1]
+    count = last - first + 1
+    if count > 0 and len(runs) % count == 0:
+        each = len(runs) // count
+        if runs == [first + row // each for row in range(len(runs))]:
+            return Chunk(start, stop, first, count, None, whole)
+    return Chunk(start, stop, 0, len(runs), torch.tensor(runs, device=device), whole)

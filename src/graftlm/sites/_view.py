@@ -1,0 +1,124 @@
+"""What a method sees of a site: its input and output by run, and on request its weight, residual, norm and mask."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from graftlm.sites._dropout import keyed_dropout
+from graftlm.sites._route import Chunk
+from graftlm.sites._sites import Rows, Site
+
+if TYPE_CHECKING:
+    from graftlm.sites._router import Router
+
+
+@dataclass
+class Kept:
+    """A tensor that a span's entry keeps for its exit."""
+
+    value: Tensor | None = None
+
+
+@dataclass
+class Ends:
+    """What a span's exit needs from before it: its input, the residual, and the norm that follows the addition."""
+
+    entry: Kept
+    residual: Kept
+    norm: nn.Module | None
+
+
+@dataclass
+class View:
+    """One site for one chunk of rows. n runs, r rows of a run (examples · tokens), d width.
+
+    y (n r d_out) is the output so far. Everything else is computed when it is asked for.
+    """
+
+    site: Site
+    module: nn.Module
+    chunk: Chunk
+    router: "Router"
+    input: Tensor
+    y: Tensor
+    rate: Tensor | None = None
+    salt: int = 0
+    ends: Ends | None = None
+
+    def _by_run(self, x: Tensor) -> Tensor:
+        return by_run(x, self.chunk, self.router)
+
+    @property
+    def x(self) -> Tensor:
+        """The layer's input, or what goes into the span: (n r d_in)."""
+        return self._by_run(self.input if self.ends is None else _kept(self.ends.entry))
+
+    @property
+    def residual(self) -> Tensor:
+        """What is added to a span's output: (n r d)."""
+        assert self.ends is not None
+        return self._by_run(_kept(self.ends.residual))
+
+    def norm(self, h: Tensor) -> Tensor:
+        """The frozen norm that follows a span's addition, (n r d) -> (n r d); the identity in a pre-norm model."""
+        assert self.ends is not None
+        return h if self.ends.norm is None else self.ends.norm(h)
+
+    @property
+    def normalised(self) -> Tensor:
+        """A norm site's input, normalised but not scaled or shifted: (n r d)."""
+        x = self.x
+        if isinstance(self.module, nn.LayerNorm):
+            return F.layer_norm(x, self.module.normalized_shape, None, None, self.module.eps)
+        return rms_normalised(x, self.module)
+
+    @property
+    def weight(self) -> Tensor:
+        """The site's frozen rows, (d_out d_in)."""
+        return frozen_weight(self.module, self.site.rows)
+
+    def dropout(self, h: Tensor) -> Tensor:
+        """h (n r d) with the run's own dropout while training; see `keyed_dropout`."""
+        if self.rate is None or not self.router.training:
+            return h
+        keys = self.router.row_keys(self.chunk)
+        by_row = h.reshape(keys.shape[0], -1, h.shape[-1])
+        positions = self.router.row_positions(self.chunk, by_row)
+        rate = self.chunk.spread(self.rate, keys.shape[0])
+        return keyed_dropout(by_row, keys, positions, self.salt, rate).reshape(h.shape)
+
+
+def by_run(x: Tensor, chunk: Chunk, router: "Router") -> Tensor:
+    """A chunk's rows of x, which a layer may have been given flattened, as (n r d)."""
+    return chunk.by_run(x if chunk.whole else chunk.rows(router.by_example(x)))
+
+
+def _kept(kept: Kept) -> Tensor:
+    assert kept.value is not None, "a span's exit ran before its entry"
+    return kept.value
+
+
+def rms_normalised(x: Tensor, module: nn.Module) -> Tensor:
+    """x / √(mean x² + ε) in fp32 at least, as the families' RMSNorm classes compute it."""
+    epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None) or 1e-6
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
+
+
+def frozen_weight(module: nn.Module, rows: Rows | None) -> Tensor:
+    """A layer's weight as (d_out d_in), for `Conv1D` too, or the rows of it that a site names."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if weight.dim() == 1:
+        return weight
+    if isinstance(module, (Conv1D, nn.Embedding)):
+        weight = weight.T
+    return weight if rows is None else rows.of_outputs(weight.T).T
+
+
+Forward = Callable[[View, dict[str, Tensor]], Tensor]
