@@ -18,16 +18,31 @@ class Config(BaseModel):
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
         """A config from plain values; `where` (as "method.") stands before the key in an error."""
-        for key in values:
-            if key not in cls.model_fields:
-                raise unknown("option", f"{where}{key}", [f"{where}{name}" for name in cls.model_fields])
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = where + ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ").lower()
-            raise UserError(f"option {key.rstrip('.')} = {first['input']!r}: {message}") from None
+            raise cls._explained(error.errors(), where) from None
+
+    @classmethod
+    def _explained(cls, errors: Sequence[Any], where: str) -> UserError:
+        """The first error, unknown keys before bad values, with the nearest known key beside an unknown one."""
+        first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+        path = [str(part) for part in first["loc"]]
+        key = where + ".".join(path)
+        if first["type"] == "extra_forbidden":
+            parents, owner = path[:-1], cls
+            for name in parents:
+                inner = owner.model_fields[name].annotation if name in owner.model_fields else None
+                if not (isinstance(inner, type) and issubclass(inner, Config)):
+                    return UserError(f'no option "{key}"')
+                owner = inner
+            before = where + "".join(f"{name}." for name in parents)
+            return unknown("option", key, [before + name for name in owner.model_fields])
+        if first["type"] == "missing":
+            return UserError(f"option {key} is missing")
+        message = str(first["msg"]).removeprefix("Value error, ")
+        shown = repr(first["input"])
+        return UserError(f"option {key.rstrip('.') or 'values'} = {shown[:80]}: {message[:1].lower()}{message[1:]}")
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, parse
+from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, learning_rate, parse, peft_form
 from graftlm.sites import Attached, Sites
 
 
@@ -45,4 +45,4 @@ def count(base: nn.Module, config: MethodConfig) -> dict[str, int]:
     return {"delta": total(config), "kept": total(kept(config))}
 
 
-__all__ = ["PACKAGE", "MethodConfig", "attach", "config_class", "count", "kept", "parse"]
+__all__ = ["PACKAGE", "MethodConfig", "attach", "config_class", "count", "kept", "learning_rate", "parse", "peft_form"]

@@ -33,6 +33,7 @@ from graftlm.sites import (
 
 KIND = "branch"
 MERGEABLE = False
+LEARNING_RATE = 1e-3
 TRAINS = "a bottleneck after or beside each feed-forward, and attention in Houlsby's form"
 
 Variant = Literal["houlsby", "pfeiffer", "parallel"]

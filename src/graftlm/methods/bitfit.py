@@ -14,6 +14,7 @@ from graftlm.sites import Act, Sites
 
 KIND = "branch"
 MERGEABLE = True
+LEARNING_RATE = 1e-3
 TRAINS = "every bias, or those of chosen roles"
 
 

@@ -7,6 +7,7 @@ from graftlm.sites import Act, Select, Sites
 
 KIND = "select"
 MERGEABLE = True
+LEARNING_RATE = 5e-5
 TRAINS = "every weight of the base"
 
 

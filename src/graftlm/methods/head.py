@@ -7,6 +7,7 @@ from graftlm.sites import Act, Sites
 
 KIND = "none"
 MERGEABLE = True
+LEARNING_RATE = 1e-3
 TRAINS = "nothing but the task's head"
 
 

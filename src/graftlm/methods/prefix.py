@@ -17,6 +17,7 @@ from graftlm.sites import Act, Past, Sites, Tensors, kaiming_uniform, normal, un
 
 KIND = "past"
 MERGEABLE = False
+LEARNING_RATE = 5e-3
 TRAINS = "keys and values in front of the text in every layer"
 
 

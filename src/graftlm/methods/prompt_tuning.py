@@ -18,6 +18,7 @@ from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, u
 
 KIND = "tokens"
 MERGEABLE = False
+LEARNING_RATE = 1e-2
 TRAINS = "virtual tokens in front of the text"
 FREQUENT = 5000  # the paper samples among the most frequent words, which come first in its vocabulary
 

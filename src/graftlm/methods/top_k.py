@@ -10,6 +10,7 @@ from graftlm.sites import Act, Select, Sites
 
 KIND = "select"
 MERGEABLE = True
+LEARNING_RATE = 5e-5
 TRAINS = "the k highest layers of the base"
 
 

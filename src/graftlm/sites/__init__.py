@@ -16,7 +16,7 @@ from graftlm.sites._acts import (
 )
 from graftlm.sites._attached import Attached
 from graftlm.sites._bank import Bank
-from graftlm.sites._dropout import row_keys
+from graftlm.sites._dropout import keyed_dropout, row_keys
 from graftlm.sites._route import Route
 from graftlm.sites._sites import Site, Sites
 from graftlm.sites._table import ROLES, SPANS, Head
@@ -40,6 +40,7 @@ __all__ = [
     "Tokens",
     "View",
     "kaiming_uniform",
+    "keyed_dropout",
     "normal",
     "row_keys",
     "truncated_normal",

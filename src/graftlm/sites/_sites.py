@@ -203,6 +203,25 @@ class Sites:
             raise UserError(f'"{self.family}" has no table, so its attention is not known; methods on layers work')
         return f"{self.prefix}{self.table.blocks}.{layer}.{self.table.attention}"
 
+    @property
+    def class_prefix(self) -> str:
+        """What stands before a backbone's paths in the family's classes with a head: "bert.", "model."."""
+        return "" if self.prefix else f"{getattr(self.model, 'base_model_prefix', '')}."
+
+    def transposed(self, site: Site) -> bool:
+        """Whether a layer keeps its weight as (d_in d_out), as `Conv1D` does."""
+        return isinstance(self.model.get_submodule(site.module), Conv1D)
+
+    def module_names(self, sites: Sequence[Site]) -> list[str]:
+        """The shortest list of names that means just these layers where names match the end of a path."""
+        wanted = {site.module for site in sites}
+        linear = [path for path, module in self.model.named_modules() if is_linear(module)]
+        for parts in (1, 2, 3, 4):
+            names = sorted({".".join(path.split(".")[-parts:]) for path in wanted})
+            if {path for path in linear if path.endswith(tuple(f".{name}" for name in names))} == wanted:
+                return names
+        return sorted(self.class_prefix + path for path in wanted)
+
     def _words(self) -> set[str]:
         return {site.module.rsplit(".", 1)[-1] for site in self.all if site.kind != "span"} | set(ROLES)
 

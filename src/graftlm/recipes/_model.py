@@ -1,0 +1,119 @@
+"""A base, the runs on it and their heads, as one thing that turns examples into losses and logits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from graftlm.checkpoint import Base
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.reporter import Reporter
+from graftlm.core.settings import HeadConfig
+from graftlm.methods import MethodConfig, attach
+from graftlm.sites import Attached, Past, Tokens, row_keys
+from graftlm.tasks import Features, SequenceHead, collate, encode
+from graftlm.training import sorted_batches
+
+
+@dataclass
+class TaskModel:
+    """Runs of one task on one base. `virtual` are each run's virtual tokens' ids."""
+
+    base: Base
+    attached: Attached
+    head: SequenceHead
+    task: ModuleType
+    virtual: Mapping[str, list[int]]
+    limits: Mapping[str, int]
+    base_parameters: int
+
+    def features(self, examples: Sequence[Example], run: str, max_length: int | None) -> tuple[list[Features], int]:
+        """Token ids, cut to `max_length` and to what the model's positions leave for text; and how many were cut."""
+        limit = self.limits[run]
+        if max_length is not None and max_length > limit:
+            raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
+        return encode(examples, self.base.tokenizer, max_length or limit)
+
+    def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
+        """Each run's features, run after run -> logits (rows outputs) in that order."""
+        device = self.attached.device
+        flat = [(features, self.virtual[run]) for run, own in rows.items() for features in own]
+        batch = collate(flat, self.base.pad_id, device)
+        if len(self.attached.runs) == 1:
+            self.attached.route(self.attached.runs[0], keys)
+        else:
+            self.attached.route([run for run, own in rows.items() for _ in own], keys)
+        extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
+        hidden = self.attached(**batch, **extra).last_hidden_state
+        real = batch["attention_mask"].bool() & (batch["input_ids"] < self.attached.sites.vocabulary)
+        return self.head(hidden, real)
+
+    def losses(
+        self,
+        rows: Mapping[str, Sequence[int]],
+        steps: Mapping[str, int],
+        features: Mapping[str, Sequence[Features]],
+        targets: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The loss of each example that a step takes of each run, by run."""
+        keys = [row_keys(self.attached.seeds[run], steps[run], torch.tensor(own)) for run, own in rows.items()]
+        chosen = {run: [features[run][index] for index in own] for run, own in rows.items()}
+        logits = self.forward(chosen, torch.cat(keys).to(self.attached.device))
+        parts = logits.split([len(own) for own in rows.values()])
+        return {
+            run: self.task.loss(part, targets[run][list(own)].to(part.device))
+            for (run, own), part in zip(rows.items(), parts, strict=True)
+        }
+
+    def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
+        """Logits (examples outputs) on the CPU in the examples' order, batched by length."""
+        out = torch.empty(len(features), self.head.outputs)
+        self.attached.eval()
+        batches = sorted_batches([len(row.ids) for row in features], size)
+        with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
+            for batch in batches:
+                out[batch] = self.forward({run: [features[index] for index in batch]}).float().cpu()
+                progress.advance(len(batch))
+        return out
+
+
+def build(
+    base: Base,
+    methods: Mapping[str, MethodConfig],
+    head: HeadConfig,
+    task: ModuleType,
+    labels: Sequence[str],
+    seeds: Mapping[str, int],
+) -> TaskModel:
+    """Attaches the runs and their heads."""
+    size = sum(parameter.numel() for parameter in base.model.parameters())
+    attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer)
+    made = SequenceHead(attached, head, task.outputs(labels), base.missing)
+    virtual = {run: _virtual(attached, run) for run in methods}
+    return TaskModel(base, attached, made, task, virtual, {run: _limit(base, attached, run) for run in methods}, size)
+
+
+def _virtual(attached: Attached, run: str) -> list[int]:
+    first = attached.sites.vocabulary
+    return [first + slot for act in attached.acts[run] if isinstance(act, Tokens) for slot in range(act.length)]
+
+
+def _limit(base: Base, attached: Attached, run: str) -> int:
+    """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8."""
+    positions = attached.sites.positions
+    longest = min(int(base.tokenizer.model_max_length), positions or 1 << 20, 1 << 20)
+    taken = 0
+    for act in attached.acts[run]:
+        if isinstance(act, Tokens):
+            taken += act.length + act.position_shift
+        elif isinstance(act, Past):
+            taken += act.position_shift
+    left = min(longest, positions - taken) if positions else longest
+    if left < 8:
+        raise UserError(
+            f'run "{run}" puts {taken} virtual tokens before the text, but {base.source.name} has {positions} positions'
+        )
+    return left

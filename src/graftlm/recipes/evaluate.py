@@ -1,0 +1,55 @@
+"""One job: metrics of a run on one split."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from graftlm import tasks
+from graftlm.checkpoint import adapter_folder
+from graftlm.core.files import write_json, write_jsonl
+from graftlm.core.records import Evaluation
+from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.settings import DataConfig
+from graftlm.recipes.predict import load
+
+
+def evaluate(
+    run: str | Path,
+    data: DataConfig,
+    split: str = "test",
+    reporter: Reporter | None = None,
+    *,
+    predict: bool = False,
+    batch_size: int = 64,
+) -> Evaluation:
+    """Evaluates a run on a split and writes `metrics.json` (and with `predict`, `predictions.jsonl`) into its folder.
+
+    Columns and entity marks are those of the training data unless `data` gives its own.
+    """
+    reporter = reporter or Silent()
+    predictor = load(run, reporter)
+    card, task = predictor.card, predictor.model.task
+    stored = card.data
+    data = data.model_copy(
+        update={
+            "columns": dict(data.columns) or stored.get("columns") or {},
+            "mark": data.mark or (tuple(stored["mark"]) if stored.get("mark") else None),
+        }
+    )
+    loaded = tasks.load(data, card.task, splits=(split,), labels=card.labels)
+    examples = loaded.splits[split]
+    started = time.perf_counter()
+    logits = predictor.logits(examples, batch_size, reporter)
+    seconds = time.perf_counter() - started
+    targets = torch.tensor([task.target(example) for example in examples])
+    metrics = {"loss": float(task.loss(logits, targets).mean()), **task.metrics(logits, targets, card.labels)}
+    details = task.details(logits, targets, card.labels)
+    folder = adapter_folder(Path(run))
+    out = folder.parent if folder.name == "adapter" else folder
+    write_json(out / "metrics.json", {"split": split, "metrics": metrics, "primary": task.PRIMARY})
+    if predict:
+        write_jsonl(out / "predictions.jsonl", task.decode(logits, card.labels))
+    return Evaluation(
+        split, metrics, task.PRIMARY, card.labels, details.per_class, details.confusion, len(examples), seconds
+    )

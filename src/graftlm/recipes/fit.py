@@ -1,0 +1,254 @@
+"""One job: train one run on one task, and leave its folder."""
+
+import importlib.metadata
+import platform
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from graftlm import methods, tasks
+from graftlm.checkpoint import Base, Card, PeftForm, load_base, save_adapter
+from graftlm.core.errors import UserError, unknown
+from graftlm.core.files import write_json, write_jsonl
+from graftlm.core.records import RunRecord
+from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.settings import FitConfig
+from graftlm.recipes._history import History
+from graftlm.recipes._model import TaskModel, build
+from graftlm.sites import Select, Sites
+from graftlm.tasks import Features, TaskData, head_keys
+from graftlm.training import Outcome, Plan, train
+
+RUN = "run"
+
+
+def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
+    """Trains a run and writes its folder: `run.json`, `metrics.json`, `history.jsonl` and `adapter/`.
+
+    Everything that can be wrong with the options is found before anything is written; a UserError names it.
+    """
+    reporter = reporter or Silent()
+    started = time.perf_counter()
+    out = _free(Path(config.out), config.overwrite)
+    task = tasks.task(config.task)
+    method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
+    metric = _metric(config, task)
+    data = tasks.load(config.data, config.task, splits=("train", "validation"))
+    for note in data.notes:
+        reporter.line(note)
+    method = _with_labels(method, data)
+    base = load_base(config.model)
+    model, peft = _assemble(config, base, method, task, data, reporter)
+    accelerator = _accelerator(config)
+    plan, losses, max_length = _plan(config, model, data, method, metric, reporter)
+    out.mkdir(parents=True, exist_ok=True)
+    with History(out / "history.jsonl") as history:
+        plan.record = history.write
+        accelerator.init_trackers("graftlm", config=None)
+        outcome = train(losses, {RUN: plan}, accelerator, reporter)[RUN]
+        accelerator.end_training()
+    return _save(config, out, model, data, method, outcome, peft, max_length, time.perf_counter() - started, task, reporter)
+
+
+def _free(out: Path, overwrite: bool) -> Path:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out = {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UserError(f"{out} is not empty; name another folder, or pass --overwrite")
+    return out
+
+
+def _metric(config: FitConfig, task: ModuleType) -> str:
+    metric = config.training.metric or task.PRIMARY
+    if metric not in task.METRICS:
+        raise unknown("metric", metric, task.METRICS)
+    return metric
+
+
+def _with_labels(method: methods.MethodConfig, data: TaskData) -> methods.MethodConfig:
+    """A method that starts from the labels' names is given the task's."""
+    wanted = getattr(method, "init", None) == "labels" and not getattr(method, "labels", None)
+    return method.model_copy(update={"labels": data.labels}) if wanted else method
+
+
+def _assemble(
+    config: FitConfig, base: Base, method: methods.MethodConfig, task: ModuleType, data: TaskData, reporter: Reporter
+) -> tuple[TaskModel, PeftForm | None]:
+    set_seed(config.seed)
+    sites = Sites(base.model)
+    if sites.notice:
+        reporter.warn(sites.notice)
+    form = methods.peft_form(method, sites) if config.head.pooling == "default" and sites.head else None
+    selects = any(isinstance(act, Select) for act in methods.acts(method, Sites(base.model, base.tokenizer)))
+    if config.training.precision == "bf16" and not selects:
+        base.model.to(torch.bfloat16)
+    device = Accelerator().device
+    base.model.to(device)  # pyright: ignore[reportArgumentType]
+    model = build(base, {RUN: method}, config.head, task, data.labels, {RUN: config.seed})
+    if config.training.gradient_checkpointing:
+        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+    if config.training.base_dropout:
+        model.attached.base_dropout(True)
+    if form is None or sites.head is None:
+        return model, None
+    own = head_keys(model.head, sites.head, sites.class_prefix)
+    body, keys = form
+    body |= {"task_type": "SEQ_CLS", "base_model_name_or_path": base.source.path}
+    if model.head.trains_dense:
+        body["modules_to_save"] = [sites.head.classifier, str(sites.head.dense).split(".")[0]]
+    keys = keys | {name: f"base_model.model.{path}" for name, path in own.items()}
+    return model, PeftForm(body, keys)
+
+
+def _accelerator(config: FitConfig) -> Accelerator:
+    known = {str(name).rsplit(".", 1)[-1].lower() for name in _tracker_names()}
+    for name in config.training.trackers:
+        if name not in known:
+            raise unknown("tracker", name, known)
+    try:
+        return Accelerator(
+            mixed_precision="bf16" if config.training.precision == "bf16" else "no",
+            log_with=list(config.training.trackers) or None,  # pyright: ignore[reportArgumentType]
+            project_dir=str(Path(config.out) / "trackers") if config.training.trackers else None,
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"trackers = {', '.join(config.training.trackers)}: {error}") from None
+
+
+def _tracker_names() -> list[str]:
+    from accelerate.utils import LoggerType
+
+    return [item.value for item in LoggerType if item.value != "all"]
+
+
+def _plan(
+    config: FitConfig, model: TaskModel, data: TaskData, method: methods.MethodConfig, metric: str, reporter: Reporter
+) -> tuple[Plan, Any, int]:
+    train_set, validation = data.splits["train"], data.splits.get("validation", [])
+    features, cut = model.features(train_set, RUN, config.training.max_length)
+    watched, cut_watched = model.features(validation, RUN, config.training.max_length)
+    max_length = config.training.max_length or model.limits[RUN]
+    if cut or cut_watched:
+        reporter.warn(f"{cut + cut_watched} texts are longer than {max_length} tokens and were cut")
+    if not validation:
+        reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
+    rate = config.training.learning_rate or methods.learning_rate(method)
+    targets = torch.tensor([model.task.target(example) for example in train_set])
+    goals = torch.tensor([model.task.target(example) for example in validation])
+    worse_is_more = metric in model.task.LOWER_IS_BETTER
+    plan = Plan(
+        parameters=model.attached.parameters_of(RUN),
+        lengths=[len(row.ids) for row in features],
+        config=config.training,
+        seed=config.seed,
+        rate=rate,
+        head_rate=config.training.head_learning_rate or rate,
+        evaluate=_evaluator(config, model, watched, goals, data, reporter) if validation else None,
+        metric=metric,
+        better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
+    )
+    model.attached.train()
+
+    def losses(rows: Mapping[str, Any], steps: Mapping[str, int]) -> dict[str, Tensor]:
+        if not model.attached.training:
+            model.attached.train()
+        return model.losses(rows, steps, {RUN: features}, {RUN: targets})
+
+    return plan, losses, max_length
+
+
+def _evaluator(
+    config: FitConfig, model: TaskModel, features: list[Features], goals: Tensor, data: TaskData, reporter: Reporter
+) -> Any:
+    def evaluate() -> Mapping[str, float]:
+        quiet = Silent()  # the training bar goes on showing
+        logits = model.logits(features, RUN, config.training.eval_batch_size, quiet, "evaluate")
+        loss = float(model.task.loss(logits, goals).mean())
+        return {"loss": loss, **model.task.metrics(logits, goals, data.labels)}
+
+    return evaluate
+
+
+def _save(
+    config: FitConfig,
+    out: Path,
+    model: TaskModel,
+    data: TaskData,
+    method: methods.MethodConfig,
+    outcome: Outcome,
+    peft: PeftForm | None,
+    max_length: int,
+    seconds: float,
+    task: ModuleType,
+    reporter: Reporter,
+) -> RunRecord:
+    best = dict(outcome.best or {})
+    tensors = model.attached.kept(RUN)
+    counts = _counts(model, tensors)
+    stored = methods.kept(method)
+    card = Card(
+        task=config.task,
+        labels=data.labels,
+        pair=data.pair,
+        method={"name": stored.method, **stored.model_dump(mode="json")},
+        head=config.head.model_dump(mode="json"),
+        model=config.model,
+        fingerprint=model.base.fingerprint,
+        max_length=max_length,
+        seed=config.seed,
+        data={"columns": dict(config.data.columns), "mark": list(config.data.mark) if config.data.mark else None},
+        metrics=best,
+    )
+    save_adapter(out / "adapter", card, tensors, peft)
+    timing = {
+        "total_seconds": round(seconds, 3),
+        "train_seconds": round(outcome.seconds, 3),
+        "train_examples_per_second": round(outcome.examples / max(outcome.seconds, 1e-9), 2),
+    }
+    record = {
+        "config": config.model_dump(mode="json") | {"method": {"name": method.method, **method.model_dump(mode="json")}},
+        "versions": _versions(),
+        "seed": config.seed,
+        "parameters": counts,
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+        "stopped": outcome.stopped,
+        "timing": timing,
+        "peak_memory_bytes": _peak_memory(),
+    }
+    write_json(out / "run.json", record)
+    if best:
+        write_json(out / "metrics.json", {"split": "validation", "metrics": best, "primary": task.PRIMARY})
+    if config.predict and data.splits.get("validation"):
+        features, _ = model.features(data.splits["validation"], RUN, max_length)
+        logits = model.logits(features, RUN, config.training.eval_batch_size, reporter, "predict")
+        write_jsonl(out / "predictions.jsonl", task.decode(logits, data.labels))
+    return RunRecord(out, best, task.PRIMARY, counts, seconds, outcome.steps, outcome.stopped, record)
+
+
+def _counts(model: TaskModel, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    own = model.attached.parameters_of(RUN)
+    head = sum(value.numel() for name, value in own.items() if name.startswith("head."))
+    total = sum(value.numel() for value in own.values())
+    kept = sum(value.numel() for value in tensors.values())
+    return {"delta": total - head, "head": head, "kept": kept, "base": model.base_parameters}
+
+
+def _versions() -> dict[str, str]:
+    names = ("graftlm", "torch", "transformers", "accelerate")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

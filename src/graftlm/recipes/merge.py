@@ -1,0 +1,97 @@
+"""One job: fold a run into its base and write a plain Transformers model."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from graftlm.checkpoint import load_config
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.files import new_folder
+from graftlm.core.reporter import Reporter, Silent
+from graftlm.recipes.predict import RUN, Predictor, load
+from graftlm.tasks import collate, head_keys
+
+TOLERANCE = 1e-4
+PROBES = (
+    "A short text.",
+    "The quick brown fox jumps over the lazy dog, and then it does so once more for good measure!",
+    "What is this? :)",
+)
+
+
+def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Path:
+    """Writes base and adapter as one `…ForSequenceClassification` folder that plain Transformers loads.
+
+    The merge is made in fp32 and its logits are compared with the run's on a few texts before anything is written.
+    A run whose method or pooling a plain model cannot express is refused, with the reason.
+    """
+    reporter = reporter or Silent()
+    target = Path(to)
+    if target.exists():
+        raise UserError(f"{target} exists; name a new folder")
+    predictor = load(run, reporter)
+    weights = predictor.model.attached.merged(RUN)
+    expected = _logits(predictor)
+    model = _plain(predictor, weights).eval()
+    difference = float((_plain_logits(model, predictor) - expected).abs().max())
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
+        raise UserError(f"the merged model's logits differ by {difference:.2g} (at most {allowed:.2g} is allowed); nothing is written")
+    with new_folder(target) as folder:
+        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        predictor.model.base.tokenizer.save_pretrained(folder)
+    reporter.line(f"merged logits equal the run's to {difference:.1e}")
+    return target
+
+
+def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
+    """The family's sequence classifier with the merged weights and the run's head."""
+    from transformers import AutoModelForSequenceClassification
+
+    model, card = predictor.model, predictor.card
+    family = model.attached.sites.head
+    if family is None or card.head["pooling"] != "default":
+        why = f"pooling = {card.head['pooling']}" if family else f'an architecture without a table ("{model.attached.sites.family}")'
+        raise UserError(f"{why} has no place in a plain Transformers model; keep the adapter, or train with the default pooling")
+    config = load_config(model.base.source)
+    names = card.labels or ("score",)
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = "single_label_classification" if card.labels else "regression"
+    if config.pad_token_id is None:
+        config.pad_token_id = model.base.pad_id
+    plain = AutoModelForSequenceClassification.from_config(config).float()
+    heads = {path: f"{name}" for name, path in head_keys(model.head, family, model.attached.sites.class_prefix).items()}
+    own = model.attached.parameters_of(RUN)
+    base = model.attached.detach()
+    prefix = model.attached.sites.class_prefix
+    state = {f"{prefix}{name}": tensor for name, tensor in base.state_dict().items()}
+    state |= {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+    state |= {path: own[name].detach() for path, name in heads.items()}
+    missing, unexpected = plain.load_state_dict(state, strict=False)
+    if missing:
+        raise UserError(f"{type(plain).__name__} has {len(missing)} tensors that the run lacks (first: {missing[0]})")
+    unread = [name for name in unexpected if not name.endswith("position_ids")]
+    if unread:
+        raise UserError(f"{type(plain).__name__} has no place for {len(unread)} tensors of the run (first: {unread[0]})")
+    return plain
+
+
+def _examples(predictor: Predictor) -> list[Example]:
+    return [Example(text, PROBES[0] if predictor.card.pair else None) for text in PROBES]
+
+
+def _logits(predictor: Predictor) -> Tensor:
+    return predictor.logits(_examples(predictor))
+
+
+@torch.no_grad()
+def _plain_logits(model: nn.Module, predictor: Predictor) -> Tensor:
+    """One text at a time, so that no family's own rule for padding plays a part."""
+    features, _ = predictor.model.features(_examples(predictor), RUN, predictor.card.max_length)
+    device = torch.device("cpu")
+    batches = [collate([(row, [])], predictor.model.base.pad_id, device) for row in features]
+    return torch.cat([model(**batch).logits for batch in batches])

@@ -1,0 +1,77 @@
+"""One job: load a run beside its base, and ask it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from graftlm import methods, tasks
+from graftlm.checkpoint import Card, load_base, load_card, load_tensors
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.settings import HeadConfig
+from graftlm.recipes._model import TaskModel, build
+
+RUN = "run"
+Text = str | tuple[str, str] | Example
+
+
+class Predictor:
+    """A finished run, ready to be asked."""
+
+    def __init__(self, card: Card, model: TaskModel):
+        self.card = card
+        self.model = model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.card.labels
+
+    def predict(
+        self, texts: Sequence[Text], batch_size: int = 64, reporter: Reporter | None = None
+    ) -> list[dict[str, Any]]:
+        """One answer a text, in order: {"label", "probabilities"} or {"score"}.
+
+        A text is a string, a pair of strings for a pair task, or an Example.
+        """
+        if isinstance(texts, str):
+            raise UserError("predict takes a list of texts; put the one text into a list")
+        examples = [self._example(text, place) for place, text in enumerate(texts)]
+        return self.model.task.decode(self.logits(examples, batch_size, reporter or Silent()), self.labels)
+
+    def logits(self, examples: Sequence[Example], batch_size: int = 64, reporter: Reporter | None = None) -> Tensor:
+        """Logits (examples outputs) in order; texts longer than the model takes are cut, and that is said."""
+        reporter = reporter or Silent()
+        features, cut = self.model.features(examples, RUN, self.card.max_length)
+        if cut:
+            reporter.warn(f"{cut} texts are longer than {self.card.max_length} tokens and were cut")
+        return self.model.logits(features, RUN, batch_size, reporter, "predict")
+
+    def _example(self, text: Text, place: int) -> Example:
+        example = text if isinstance(text, Example) else Example(text) if isinstance(text, str) else Example(*text)
+        if (example.text_pair is not None) != self.card.pair:
+            wanted, given = ("pairs of texts", "one text") if self.card.pair else ("single texts", "a pair")
+            raise UserError(f"this run was trained on {wanted}, but input {place + 1} is {given}")
+        return example
+
+
+def load(run: str | Path, reporter: Reporter | None = None) -> Predictor:
+    """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on."""
+    reporter = reporter or Silent()
+    path = Path(run)
+    card = load_card(path)
+    tensors = load_tensors(path, card)
+    base = load_base(card.model)
+    if base.fingerprint != card.fingerprint:
+        raise UserError(
+            f'{path} was trained on another "{card.model}": its fingerprint is {card.fingerprint}, '
+            f"that of the model found here is {base.fingerprint}"
+        )
+    options = {key: value for key, value in card.method.items() if key != "name"}
+    method = methods.parse(str(card.method["name"]), options)
+    head = HeadConfig.parse(card.head, where="head.")
+    model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
+    model.attached.load(RUN, tensors)
+    return Predictor(card, model)

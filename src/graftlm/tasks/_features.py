@@ -1,0 +1,64 @@
+"""Texts to token ids, and ids to padded batches with each run's virtual tokens in front."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graftlm.core.example import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One example's token ids and, where the model has them, segment ids."""
+
+    ids: list[int]
+    types: list[int] | None
+
+
+def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tuple[list[Features], int]:
+    """The features of texts or pairs, cut to `max_length` tokens; and how many were cut.
+
+    A pair is cut at its longer side first.
+    """
+    if not examples:
+        return [], 0
+    pairs = [example.text_pair or "" for example in examples] if examples[0].text_pair is not None else None
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    full = tokenizer([example.text for example in examples], pairs, return_token_type_ids=with_types, verbose=False)
+    long = [row for row, ids in enumerate(full["input_ids"]) if len(ids) > max_length]
+    if long:
+        cut = tokenizer(
+            [examples[row].text for row in long],
+            [pairs[row] for row in long] if pairs else None,
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=with_types,
+        )
+        for place, row in enumerate(long):
+            for key in ("input_ids", *(["token_type_ids"] if with_types else [])):
+                full[key][row] = cut[key][place]
+    types = full["token_type_ids"] if with_types else [None] * len(examples)
+    empty = [tokenizer.eos_token_id or 0]
+    rows = zip(full["input_ids"], types, strict=True)
+    return [Features(ids or empty, kinds if ids or kinds is None else [0]) for ids, kinds in rows], len(long)
+
+
+def collate(rows: Sequence[tuple[Features, Sequence[int]]], pad_id: int, device: torch.device) -> dict[str, Tensor]:
+    """A right-padded batch (b t) of features, each behind its virtual tokens' ids."""
+    longest = max(len(features.ids) + len(virtual) for features, virtual in rows)
+    ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    types = torch.zeros(len(rows), longest, dtype=torch.long)
+    for row, (features, virtual) in enumerate(rows):
+        start, stop = len(virtual), len(virtual) + len(features.ids)
+        ids[row, :stop] = torch.tensor([*virtual, *features.ids])
+        mask[row, :stop] = 1
+        if features.types is not None:
+            types[row, start:stop] = torch.tensor(features.types)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if rows[0][0].types is not None:
+        batch["token_type_ids"] = types
+    return {name: tensor.to(device) for name, tensor in batch.items()}

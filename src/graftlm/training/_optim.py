@@ -1,0 +1,49 @@
+"""Optimizers and schedules by name: any of torch's, and Transformers' schedules."""
+
+import inspect
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+from graftlm.core.errors import UserError, unknown
+from graftlm.core.settings import TrainingConfig
+
+NEEDS_CLOSURE = ("lbfgs",)
+
+
+def optimizers() -> dict[str, type[Optimizer]]:
+    """torch's optimizers by lower-case name."""
+    found = {
+        name.lower(): value
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
+    }
+    return {name: value for name, value in found.items() if name not in NEEDS_CLOSURE}
+
+
+def optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig, rate: float, head_rate: float) -> Optimizer:
+    """One run's optimizer. Vectors (biases, norms, scales) are not decayed; the head has its own rate."""
+    known = optimizers()
+    if config.optimizer not in known:
+        raise unknown("optimizer", config.optimizer, known)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = config.weight_decay if parameter.dim() > 1 else 0.0
+        key = (head_rate if name.startswith("head.") else rate, decay)
+        groups.setdefault(key, []).append(parameter)
+    try:
+        return known[config.optimizer](
+            [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()]
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer {config.optimizer} cannot be used here: {error}") from None
+
+
+def schedule(of: Optimizer, config: TrainingConfig, steps: int) -> LRScheduler:
+    """Warm-up over a fraction of the steps, then linear to zero, cosine to zero, or constant."""
+    name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+    return get_scheduler(name, of, num_warmup_steps=round(config.warmup * steps), num_training_steps=steps)
