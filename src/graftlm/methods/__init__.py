@@ -45,4 +45,4 @@ def count(base: nn.Module, config: MethodConfig) -> dict[str, int]:
     return {"delta": total(config), "kept": total(kept(config))}
 
 
-__all__ = ["PACKAGE", "MethodConfig", "attach", "config_class", "count", "kept", "learning_rate", "parse", "peft_form"]
+__all__ = ["PACKAGE", "MethodConfig", "acts", "attach", "config_class", "count", "kept", "learning_rate", "parse", "peft_form"]
