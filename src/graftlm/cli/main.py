@@ -57,18 +57,14 @@ def _is_usage(error: Any) -> bool:
 
 
 def _usage(error: Any) -> str:
-    """One line; an unknown option or command names the nearest."""
-    text = str(error.format_message()).strip().splitlines()[0].rstrip(".")
-    given = getattr(error, "option_name", None)
+    """One line, which names the nearest option or command."""
+    text = " ".join(str(error.format_message()).split()).rstrip(".")
+    if "did you mean" in text.lower() or "possible options" in text.lower():
+        return text
     command = getattr(getattr(error, "ctx", None), "command", None)
-    if given is None and "No such command" in text:
-        near = get_close_matches(text.split("'")[1] if "'" in text else "", list(getattr(command, "commands", {})), n=1)
-        return f"{text}; did you mean {near[0]}?" if near else text
-    if given is not None and "Did you mean" not in text:
-        known = [name for parameter in getattr(command, "params", []) for name in parameter.opts]
-        near = get_close_matches(str(given), known, n=1)
-        return f"{text}; did you mean {near[0]}?" if near else text
-    return text
+    known = list(getattr(command, "commands", {})) + [name for part in getattr(command, "params", []) for name in part.opts]
+    near = get_close_matches(str(getattr(error, "option_name", None) or text.split("'")[-2:][0]), known, n=1)
+    return f"{text}; did you mean {near[0]}?" if near else text
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`graftlm sites`, `graftlm methods`, `graftlm models`: what there is."""
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -46,14 +46,9 @@ def methods() -> None:
     from graftlm.cli._console import ConsoleReporter
     from graftlm.core.registry import facts
 
-    rows = [[name, str(row["KIND"]), str(row["TRAINS"]), "yes" if row["MERGEABLE"] else "no", _paper(row)]
+    rows = [[name, str(row["KIND"]), str(row["TRAINS"]), "yes" if row["MERGEABLE"] else "no", str(row["PAPER"])]
             for name, row in facts("graftlm.methods").items()]
     ConsoleReporter().table("methods", ["name", "acts by", "trains", "mergeable", "paper"], rows)
-
-
-def _paper(row: dict[str, Any]) -> str:
-    first = str(row["doc"]).split("\n")[0].split(":")[0].strip()
-    return first if "(" in first else ""
 
 
 def models() -> None:

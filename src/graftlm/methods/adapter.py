@@ -31,6 +31,7 @@ from graftlm.sites import (
     zeros,
 )
 
+PAPER = "Houlsby 2019, Pfeiffer 2020, He 2021"
 KIND = "branch"
 MERGEABLE = False
 LEARNING_RATE = 1e-3

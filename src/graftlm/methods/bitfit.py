@@ -12,6 +12,7 @@ from graftlm.methods._deltas import bias_delta
 from graftlm.methods._method import MethodConfig
 from graftlm.sites import Act, Sites
 
+PAPER = "Ben Zaken et al. 2021"
 KIND = "branch"
 MERGEABLE = True
 LEARNING_RATE = 1e-3

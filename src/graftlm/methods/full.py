@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from graftlm.methods._method import MethodConfig
 from graftlm.sites import Act, Select, Sites
 
+PAPER = ""
 KIND = "select"
 MERGEABLE = True
 LEARNING_RATE = 5e-5

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from graftlm.methods._method import MethodConfig
 from graftlm.sites import Act, Sites
 
+PAPER = ""
 KIND = "none"
 MERGEABLE = True
 LEARNING_RATE = 1e-3

@@ -16,6 +16,7 @@ from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
 from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, kaiming_uniform, zeros
 
+PAPER = "Hu et al. 2021"
 KIND = "branch"
 MERGEABLE = True
 LEARNING_RATE = 5e-4

@@ -15,6 +15,7 @@ from torch import Tensor
 from graftlm.methods._method import MethodConfig, needs_table
 from graftlm.sites import Act, Past, Sites, Tensors, kaiming_uniform, normal, uniform
 
+PAPER = "Li & Liang 2021"
 KIND = "past"
 MERGEABLE = False
 LEARNING_RATE = 5e-3

@@ -16,6 +16,7 @@ from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
 from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, uniform
 
+PAPER = "Lester et al. 2021"
 KIND = "tokens"
 MERGEABLE = False
 LEARNING_RATE = 1e-2

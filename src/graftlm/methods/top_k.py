@@ -8,6 +8,7 @@ from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
 from graftlm.sites import Act, Select, Sites
 
+PAPER = ""
 KIND = "select"
 MERGEABLE = True
 LEARNING_RATE = 5e-5
