@@ -22,6 +22,7 @@ from transformers import (
     OPTForCausalLM,
     OPTModel,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from graftlm.methods import MethodConfig
 from graftlm.methods.adapter import AdapterConfig
@@ -82,7 +83,18 @@ def model(family: str, *, lm: bool = False, dtype: torch.dtype = torch.float32, 
     config_class, backbone, with_head, options = CONFIGS[family]
     made = (with_head if lm else backbone)(config_class(vocab_size=VOCABULARY, **options))
     randomise(made, seed)
+    for module in made.modules() if dtype == torch.float64 else ():
+        if isinstance(module, LlamaRMSNorm):
+            module.__class__ = ExactRMSNorm
     return made.to(dtype).eval()
+
+
+class ExactRMSNorm(LlamaRMSNorm):
+    """Transformers' own rounds to fp32 in a float64 model, which hides small differences and makes others."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        scale = torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * hidden_states * scale
 
 
 @torch.no_grad()
