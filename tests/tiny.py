@@ -78,10 +78,12 @@ CONFIGS: dict[str, tuple[type, type, type, dict[str, Any]]] = {
 }
 
 
-def model(family: str, *, lm: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+def model(
+    family: str, *, lm: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any
+) -> nn.Module:
     """The backbone, or the model with its LM head, in eval mode."""
     config_class, backbone, with_head, options = CONFIGS[family]
-    made = (with_head if lm else backbone)(config_class(vocab_size=VOCABULARY, **options))
+    made = (with_head if lm else backbone)(config_class(vocab_size=VOCABULARY, **options | overrides))
     randomise(made, seed)
     for module in made.modules() if dtype == torch.float64 else ():
         if isinstance(module, LlamaRMSNorm):

@@ -62,6 +62,8 @@ def kept(config: PromptTuningConfig) -> PromptTuningConfig:
 
 
 def acts(config: PromptTuningConfig, sites: Sites) -> Sequence[Act]:
+    if not config.position_shift and not sites.places_tokens:
+        raise UserError(f'position_shift = false needs a table for "{sites.family}", whose positions are not known')
     d, k = int(sites.embedding().weight.shape[1]), config.hidden
     start = _start(config, sites, d)
     if config.reparametrisation == "none":

@@ -38,7 +38,7 @@ class Attached(nn.Module):
         parameter = next(iter(self.base.parameters()))
         self.device = parameter.device
         self.dtype = torch.float32 if parameter.dtype in (torch.float16, torch.bfloat16) else parameter.dtype
-        self.router = Router(self.runs, self.device, sites.positions is not None, vocabulary=sites.vocabulary)
+        self.router = Router(self.runs, self.device, sites.places_tokens, vocabulary=sites.vocabulary)
         self.banks = nn.ModuleList()
         self._views: dict[str, dict[str, nn.Parameter]] = {run: {} for run in self.runs}
         self._hosts: dict[str, Host] = {}
@@ -319,7 +319,9 @@ class Attached(nn.Module):
         if self._implementation is not None:
             self.sites.config._attn_implementation = self._implementation
         for name, value in self._originals.items():
-            self.base.get_parameter(name).copy_(value)
+            parameter = self.base.get_parameter(name)
+            parameter.copy_(value)
+            parameter.grad = None
         for name, value in self.base.named_parameters():
             value.requires_grad_(self._flags[name])
         for name, module in self.base.named_modules():
@@ -359,5 +361,5 @@ def _write(target: Tensor, values: Tensor, rows: Any) -> None:
         target.copy_(values)
         return
     split = target.unflatten(0, (rows.groups, rows.width))
-    split[:, rows.start : rows.stop] = values.unflatten(0, (rows.groups, rows.stop - rows.start))
+    split[:, rows.start : rows.stop] = values.clone().unflatten(0, (rows.groups, rows.stop - rows.start))
 

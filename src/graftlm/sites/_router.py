@@ -110,7 +110,14 @@ class Router:
                 seen = past.get_seq_length() if past is not None else 0
                 given = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)[None]
                 given = given.expand(tokens.shape[0], -1)
-        return given.clamp(min=0) if shift is None else (given + shift).clamp(min=0)
+                if kwargs.get("attention_mask") is None:  # without one, positions that jump back are read as packed texts
+                    kwargs["attention_mask"] = torch.ones(
+                        tokens.shape[0], seen + tokens.shape[1], dtype=torch.long, device=tokens.device
+                    )
+        if shift is None:
+            return given.clamp(min=0)
+        moved = given + shift
+        return torch.where(moved < 0, given, moved).clamp(min=0)  # a prompt that shifts nothing keeps its own places
 
     def row_keys(self, chunk: Chunk) -> Tensor:
         """The dropout keys (b) of a chunk's rows."""

@@ -130,6 +130,11 @@ class Sites:
         return None if name is None else getattr(self.config, name, None)
 
     @property
+    def places_tokens(self) -> bool:
+        """Whether positions may be given to the model; where they start is known of a family with a table only."""
+        return self.table is not None and self.positions is not None
+
+    @property
     def head(self) -> Head | None:
         return self.table.head if self.table else None
 
