@@ -1,10 +1,10 @@
 """How the command line speaks: bars and tables on a terminal, plain lines elsewhere, results alone when quiet."""
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -12,6 +12,7 @@ from rich.table import Table
 from graftlm.core.reporter import Progress as Bar
 
 EVERY = 5.0  # seconds between plain lines of progress
+SHORT = 2.0  # seconds below which a finished bar leaves no plain line
 
 
 class ConsoleReporter:
@@ -19,40 +20,57 @@ class ConsoleReporter:
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
-        self.out = Console(highlight=False)
-        self.err = Console(stderr=True, highlight=False)
+        self.out = Console(highlight=False, markup=False, emoji=False)
+        self.err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def line(self, text: str) -> None:
         if not self.quiet:
-            self.err.print(text, markup=False)
+            self.err.print(text, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.err.print(f"warning: {text}", style="yellow", markup=False)
+        self.err.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        if not self.out.is_terminal:
-            widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-            print(title)
-            for row in (columns, *rows):
-                print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        right = [place > 0 and all(map(_is_number, cells)) for place, cells in enumerate(zip(*rows, strict=True))]
+        right = right or [False] * len(columns)
+        if self.out.is_terminal:
+            table = Table(title=title, title_justify="left")
+            for column, numbers in zip(columns, right, strict=True):
+                table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+            for row in rows:
+                table.add_row(*row)
+            self.out.print(table)
             return
-        table = Table(title=title, title_justify="left")
-        for place, column in enumerate(columns):
-            table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        self.out.print(table)
+        widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+        lines = ["  ".join(map(_justified, row, widths, right)).rstrip() for row in (columns, *rows)]
+        self.out.print("\n".join([title, *(line for line in lines if line), ""]), soft_wrap=True)
 
     @contextmanager
     def progress(self, title: str, total: int | None, unit: str = "steps") -> Iterator[Bar]:
         if self.quiet:
             yield _Still()
         elif self.err.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[said]}", markup=False),
+            )
             with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.err) as bars:
                 yield _RichBar(bars, title, total, unit)
         else:
-            yield _Lines(title, total, unit)
+            lines = _Lines(self, title, total, unit)
+            yield lines
+            lines.close()
+
+
+def _is_number(cell: str) -> bool:
+    return cell.lstrip("-+")[:1].isdigit()
+
+
+def _justified(cell: str, width: int, right: bool) -> str:
+    space = " " * (width - cell_len(cell))
+    return space + cell if right else cell + space
 
 
 class _Numbers:
@@ -63,13 +81,18 @@ class _Numbers:
         self.examples = 0.0
         self.said: dict[str, float | str] = {}
 
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
     def take(self, steps: int, unit: str, numbers: dict[str, float | str]) -> str:
-        count = numbers.pop("examples", steps if unit == "examples" else 0)
-        self.examples += float(count)
+        self.examples += float(numbers.pop("examples", steps if unit == "examples" else 0))
         self.said |= numbers
-        shown = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.said.items()]
-        rate = self.examples / max(time.perf_counter() - self.started, 1e-9)
-        return ", ".join([*shown, f"{rate:.0f} examples/s"])
+        shown = [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.said.items()
+        ]
+        return ", ".join([*shown, f"{self.examples / max(self.seconds, 1e-9):.0f} examples/s"])
 
 
 class _RichBar:
@@ -83,17 +106,30 @@ class _RichBar:
 
 
 class _Lines:
-    def __init__(self, title: str, total: int | None, unit: str):
-        self._title, self._total, self._unit, self._numbers = title, total, unit, _Numbers()
+    """A line every few seconds, and one at the end of what was not short."""
+
+    def __init__(self, reporter: ConsoleReporter, title: str, total: int | None, unit: str):
+        self._reporter, self._title, self._total, self._unit = reporter, title, total, unit
+        self._numbers, self._said = _Numbers(), ""
         self._done, self._last = 0, time.perf_counter()
 
     def advance(self, steps: int = 1, **numbers: float | str) -> None:
-        said = self._numbers.take(steps, self._unit, numbers)
+        self._said = self._numbers.take(steps, self._unit, numbers)
         self._done += steps
-        now = time.perf_counter()
-        if now - self._last >= EVERY:
-            self._last = now
-            print(f"{self._title}: {self._done}/{self._total} {self._unit}, {said}", file=sys.stderr, flush=True)
+        if time.perf_counter() - self._last >= EVERY and self._done != self._total:
+            self._last = time.perf_counter()
+            left = (
+                f", {(self._total - self._done) * self._numbers.seconds / self._done:.0f} s left" if self._total else ""
+            )
+            self._print(left)
+
+    def close(self) -> None:
+        if self._numbers.seconds >= SHORT:
+            self._print(f", {self._numbers.seconds:.0f} s")
+
+    def _print(self, time_said: str) -> None:
+        of = f"/{self._total}" if self._total else ""
+        self._reporter.line(f"{self._title}: {self._done}{of} {self._unit}, {self._said}{time_said}")
 
 
 class _Still:
@@ -102,8 +138,10 @@ class _Still:
 
 
 def hush() -> None:
-    """Keeps Transformers' own notices and bars off the screen."""
+    """Keeps the notices and bars of Transformers and its hub client off the screen."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hub.set_verbosity_error()

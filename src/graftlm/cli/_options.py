@@ -4,32 +4,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graftlm.core.errors import UserError
+from graftlm.core.errors import UserError, unknown
 
 Values = dict[str, Any]
+SHORT_FORMS = (("method", "name"), ("data", "path"))
 
 
 def pairs(text: str | None, flag: str) -> dict[str, str]:
     """`text=body,label=stars` as a mapping."""
     found: dict[str, str] = {}
     for part in (text or "").split(","):
-        if not part:
+        name, equals, value = (side.strip() for side in part.partition("="))
+        if not part and not text:
             continue
-        name, equals, value = part.partition("=")
         if not (equals and name and value):
             raise UserError(f'{flag} "{text}": write it as name=value,name=value')
-        found[name.strip()] = value.strip()
+        found[name] = value
     return found
 
 
-def fractions(text: str | None) -> dict[str, float]:
+def fractions(text: str | None, flag: str = "--split") -> dict[str, float]:
     """`train=0.8,test=0.2` as numbers."""
     found: dict[str, float] = {}
-    for name, value in pairs(text, "--split").items():
+    for name, value in pairs(text, flag).items():
         try:
             found[name] = float(value)
         except ValueError:
-            raise UserError(f'--split {name} = "{value}" is no number') from None
+            raise UserError(f'{flag} {name} = "{value}" is no number') from None
     return found
 
 
@@ -45,12 +46,14 @@ def marks(text: str | None) -> list[str] | None:
 
 def given(**values: Any) -> Values:
     """Only the flags that were used."""
-    return {name: value for name, value in values.items() if value not in (None, {}, ())}
+    return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
-def data_values(path: str | None, columns: str | None, split: str | None, mark: str | None, **more: Any) -> Values:
+def data_values(
+    path: str | None, columns: str | None, split: Mapping[str, float], mark: str | None, **more: Any
+) -> Values:
     """A DataConfig's values from flags."""
-    return given(path=path, columns=pairs(columns, "--columns"), split=fractions(split), mark=marks(mark), **more)
+    return given(path=path, columns=pairs(columns, "--columns"), split=dict(split), mark=marks(mark), **more)
 
 
 def read_config(path: Path | None) -> Values:
@@ -59,29 +62,60 @@ def read_config(path: Path | None) -> Values:
 
     if path is None:
         return {}
+    if not path.exists():
+        raise unknown("config file", str(path), [str(file) for file in sorted(path.parent.glob("*.y*ml"))])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path} cannot be read: {error}") from None
-    values = read_yaml(text, str(path))
+        raise UserError(f"config file {path} cannot be read: {error}") from None
+    values = read_yaml(text, f"config file {path}")
     if not isinstance(values, Mapping):
-        raise UserError(f"config {path} holds {type(values).__name__}, not options as name: value")
-    values = dict(values)
-    for name, key in (("method", "name"), ("data", "path")):
-        if isinstance(values.get(name), str):
-            values[name] = {key: values[name]}
-    return values
+        raise UserError(f"config file {path} holds {_kind(values)}, not options as name: value")
+    return _long(values)
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else "a list" if isinstance(value, list) else f"the one value {str(value)[:40]!r}"
+
+
+def _long(values: Mapping[str, Any]) -> Values:
+    """`method: lora` as `method: {name: lora}`, so that options can be laid on it."""
+    long = dict(values)
+    for name, key in SHORT_FORMS:
+        if isinstance(long.get(name), str):
+            long[name] = {key: long[name]}
+    return long
 
 
 def layered(config: Values, flags: Values, options: Sequence[str]) -> Values:
-    """The file, the flags on it, the `-o` pairs on both. A method's options go with its name."""
+    """The file, the flags on it, the `-o` pairs on both. Another method does not inherit the options of the first."""
     from graftlm.core.config import merged, overrides
 
-    over = overrides(options)
-    for values in (flags, over):
-        if isinstance(values.get("method"), str):
-            values["method"] = {"name": values["method"]}
-    old, new = config.get("method", {}).get("name"), flags.get("method", {}).get("name")
-    if new is not None and old not in (None, new):
-        config = {**config, "method": {}}
-    return merged(merged(config, flags), over)
+    values = config
+    for over in (flags, _long(overrides(options))):
+        old, new = _method(values), _method(over)
+        if old is not None and new is not None and old != new:
+            values = {name: value for name, value in values.items() if name != "method"}
+        values = merged(values, over)
+    return values
+
+
+def _method(values: Values) -> str | None:
+    method = values.get("method")
+    return method.get("name") if isinstance(method, Mapping) else None
+
+
+def method_options(options: Sequence[str], method: str | None) -> Values:
+    """The `-o method.rank=4` pairs of a command that has no other options."""
+    from graftlm.core.config import overrides
+
+    values = overrides(options)
+    for name in values:
+        if name != "method":
+            raise UserError(f'no option "{name}" here; a method\'s options are written method.NAME=VALUE')
+    own = values.get("method", {})
+    if not isinstance(own, dict):
+        raise UserError("name the method with --method, and its options as -o method.NAME=VALUE")
+    if own and method is None:
+        raise UserError(f"method.{next(iter(own))} needs a method; name it with --method")
+    return own

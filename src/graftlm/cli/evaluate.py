@@ -1,34 +1,45 @@
 """`graftlm evaluate`: metrics of a run on one split."""
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import data_values
+from graftlm.cli._options import data_values, fractions
 
-Text = Optional[str]  # noqa: UP045 (typer reads it on every Python)
+if TYPE_CHECKING:
+    from graftlm.cli._console import ConsoleReporter
+    from graftlm.core.records import Evaluation
+
+MOST = 12  # labels that a confusion matrix has room for on a screen
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run's folder.")],
-    data: Annotated[str, typer.Option(help="A folder of splits, one file, or a datasets name.")],
-    split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    columns: Annotated[Text, typer.Option(help="Ours to theirs: text=body,label=stars.")] = None,
-    mark: Annotated[Text, typer.Option(help="Entity columns to mark in the text: head,tail.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples a batch.", min=1)] = 64,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    data: Annotated[str, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")],
+    split: Annotated[str, typer.Option(metavar="NAME", help="Which split.")] = "test",
+    cut: Annotated[
+        str | None, typer.Option(metavar="SPLIT=FRACTION,…", help="Cuts one file, as --split of fit does.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="OURS=THEIRS,…", help="As text=body; those of training by default.")
+    ] = None,
+    mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Examples a batch.", min=1)] = 64,
     predict: Annotated[bool, typer.Option("--predict", help="Write predictions.jsonl too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
-    """Print a run's metrics on a split, and write them to metrics.json in its folder.
+    """Print a run's metrics on a split.
 
+    They are written to metrics.json in its folder too.
+
+    \b
     Example:
-
-    graftlm evaluate runs/tweets --data examples/data/tweets --split test
+      graftlm evaluate runs/tweets --data examples/data/tweets --split test
     """
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.settings import DataConfig
 
-    values = DataConfig.parse(data_values(data, columns, None, mark), where="data.")
+    values = DataConfig.parse(data_values(data, columns, fractions(cut, "--cut"), mark), where="data.")
     hush()
     from graftlm.recipes.evaluate import evaluate as job
 
@@ -37,10 +48,26 @@ def evaluate(
     title = f"{run}: {split}, {found.examples:,} examples in {found.seconds:.1f} s"
     reporter.table(title, ["metric", "value"], [[name, f"{value:.4f}"] for name, value in found.metrics.items()])
     if found.per_class:
-        numbers = ("precision", "recall", "f1")
-        rows = [
-            [str(row["label"]), *(f"{row[name]:.4f}" for name in numbers), f"{row['support']:.0f}"] for row in found.per_class
-        ]
-        reporter.table("per class", ["label", *numbers, "examples"], rows)
-        counts = [[f"{label}", *map(str, row)] for label, row in zip(found.labels, found.confusion, strict=True)]
+        _show_classes(found, reporter)
+
+
+def _show_classes(found: "Evaluation", reporter: "ConsoleReporter") -> None:
+    numbers = ("precision", "recall", "f1")
+    rows = [
+        [str(row["label"]), *(f"{row[name]:.4f}" for name in numbers), f"{row['support']:.0f}"]
+        for row in found.per_class
+    ]
+    reporter.table("per class", ["label", *numbers, "examples"], rows)
+    if len(found.labels) <= MOST:
+        counts = [[label, *map(str, row)] for label, row in zip(found.labels, found.confusion, strict=True)]
         reporter.table("confusion (rows: true, columns: predicted)", ["", *found.labels], counts)
+        return
+    wrong = [
+        (count, true, predicted)
+        for true, row in zip(found.labels, found.confusion, strict=True)
+        for predicted, count in zip(found.labels, row, strict=True)
+        if count and true != predicted
+    ]
+    worst = [[true, predicted, str(count)] for count, true, predicted in sorted(wrong, reverse=True)[:MOST]]
+    if worst:
+        reporter.table("most often confused", ["true", "predicted", "examples"], worst)

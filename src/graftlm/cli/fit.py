@@ -1,48 +1,63 @@
 """`graftlm fit`: train one run."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import data_values, given, layered, read_config
+from graftlm.cli._options import data_values, fractions, given, layered, read_config
 
-Text = Optional[str]  # noqa: UP045 (typer reads it on every Python)
-Number = Optional[int]  # noqa: UP045
-Real = Optional[float]  # noqa: UP045
+if TYPE_CHECKING:
+    from graftlm.core.records import RunRecord
 
 
 def fit(
-    config: Annotated[Optional[Path], typer.Argument(help="A YAML file of options; flags win over it.")] = None,  # noqa: UP045
-    model: Annotated[Text, typer.Option(help="minilm, smollm2, a local folder or a hub name.")] = None,
-    task: Annotated[Text, typer.Option(help="classification or regression.")] = None,
-    data: Annotated[Text, typer.Option(help="A folder of splits, one file, or a datasets name.")] = None,
-    method: Annotated[Text, typer.Option(help="See `graftlm methods`.")] = None,
-    out: Annotated[Text, typer.Option(help="The run's folder.")] = None,
-    seed: Annotated[Number, typer.Option(help="Same seed, same result.")] = None,
-    columns: Annotated[Text, typer.Option(help="Ours to theirs: text=body,label=stars.")] = None,
-    split: Annotated[Text, typer.Option(help="Fractions of one file: train=0.8,validation=0.1,test=0.1.")] = None,
-    shots: Annotated[Number, typer.Option(help="Few-shot: this many examples a label, as many to validate.")] = None,
-    shots_seed: Annotated[Number, typer.Option(help="Which few-shot sets are drawn.")] = None,
-    mark: Annotated[Text, typer.Option(help="Entity columns to mark in the text: head,tail.")] = None,
-    pooling: Annotated[Text, typer.Option(help="default (the architecture's own), first, last or mean.")] = None,
-    lr: Annotated[Real, typer.Option(help="Learning rate; each method has its own default.")] = None,
-    epochs: Annotated[Real, typer.Option(help="Passes over the training examples.")] = None,
-    batch_size: Annotated[Number, typer.Option(help="Examples a batch.")] = None,
-    precision: Annotated[Text, typer.Option(help="fp32 or bf16.")] = None,
-    max_seconds: Annotated[Real, typer.Option(help="Stop training after this long.")] = None,
-    eval_steps: Annotated[Number, typer.Option(help="Evaluate every so many steps instead of each epoch.")] = None,
-    patience: Annotated[Number, typer.Option(help="Stop after so many evaluations without a better metric.")] = None,
-    option: Annotated[Optional[list[str]], typer.Option("--option", "-o", help="Any option: method.rank=4.")] = None,  # noqa: UP045
+    config: Annotated[
+        Path | None, typer.Argument(metavar="config.yaml", help="A YAML file of options; flags win.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="See graftlm models; a folder or hub name too.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="classification (the default) or regression.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="See graftlm methods.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run's new folder.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same result; 0 by default.")] = None,
+    columns: Annotated[str | None, typer.Option(metavar="OURS=THEIRS,…", help="As text=body,label=stars.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="SPLIT=FRACTION,…", help="Cuts one file: train=0.8,test=0.2.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(metavar="N", help="Few-shot: N examples a label, N to validate.")] = None,
+    shots_seed: Annotated[int | None, typer.Option(metavar="N", help="Which few-shot sets are drawn.")] = None,
+    mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
+    pooling: Annotated[str | None, typer.Option(metavar="KIND", help="default, first, last or mean.")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="Learning rate; by default the method's own.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="X", help="Passes over the training examples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
+    precision: Annotated[str | None, typer.Option(metavar="KIND", help="fp32 or bf16.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(metavar="X", help="Stop training after so long.")] = None,
+    eval_steps: Annotated[int | None, typer.Option(metavar="N", help="Evaluate every N steps, not each epoch.")] = None,
+    patience: Annotated[int | None, typer.Option(metavar="N", help="Stop after N evaluations without gain.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any option: method.rank=4.")
+    ] = None,
     predict: Annotated[bool, typer.Option("--predict", help="Write predictions.jsonl of validation.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
-    """Train one method on one task, and leave a folder with the adapter and its metrics.
+    """Train a method on a task.
 
+    The folder that it leaves holds the adapter, its settings, its metrics and the history of its training.
+
+    \b
     Example:
-
-    graftlm fit --model minilm --task classification --data examples/data/tweets --method lora --out runs/tweets
+      graftlm fit --model minilm --task classification \\
+        --data examples/data/tweets --method lora --out runs/tweets
     """
     training = given(
         learning_rate=lr,
@@ -56,7 +71,7 @@ def fit(
     flags = given(
         model=model,
         task=task,
-        data=data_values(data, columns, split, mark, shots=shots, shots_seed=shots_seed),
+        data=data_values(data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed),
         method={"name": method} if method else None,
         out=out,
         seed=seed,
@@ -65,8 +80,7 @@ def fit(
         predict=predict or None,
         overwrite=overwrite or None,
     )
-    values = layered(read_config(config), flags, option or [])
-    _run(values, quiet)
+    _run(layered(read_config(config), flags, option or []), quiet)
 
 
 def _run(values: dict[str, object], quiet: bool) -> None:
@@ -83,14 +97,17 @@ def _run(values: dict[str, object], quiet: bool) -> None:
 
     reporter = ConsoleReporter(quiet=quiet)
     record = job(resolved, reporter)
+    reporter.table(f"{record.out}: {'validation' if record.metrics else 'done'}", ["", ""], _rows(record))
+    reporter.line(f'next: graftlm predict {shlex.quote(str(record.out))} --text "…"')
+
+
+def _rows(record: "RunRecord") -> list[list[str]]:
     counts = record.parameters
     share = 100 * (counts["delta"] + counts["head"]) / counts["base"]
-    rows = [[name, f"{value:.4f}"] for name, value in record.metrics.items()]
-    rows += [
+    return [
+        *([name, f"{value:.4f}"] for name, value in record.metrics.items()),
         ["trained: method + head", f"{counts['delta']:,} + {counts['head']:,} ({share:.2f} % of the base)"],
         ["stored", f"{counts['kept']:,}"],
         ["steps", f"{record.steps:,} ({record.stopped})"],
         ["seconds", f"{record.seconds:.1f}"],
     ]
-    reporter.table(f"{record.out}: validation", ["", ""], rows)
-    reporter.line(f'next: graftlm predict {record.out} --text "…"')

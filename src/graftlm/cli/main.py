@@ -1,70 +1,116 @@
 """The command `graftlm`. Nothing heavy is imported before a job needs it."""
 
+import errno
+import os
+import re
 import sys
 import traceback
-from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import typer
 
 from graftlm.cli.evaluate import evaluate
 from graftlm.cli.fit import fit
 from graftlm.cli.merge import merge
+from graftlm.cli.methods import methods
+from graftlm.cli.models import models
 from graftlm.cli.predict import predict
-from graftlm.cli.show import methods, models, sites
-from graftlm.core.errors import UserError
+from graftlm.cli.sites import sites
+from graftlm.core.errors import UserError, unknown
 
-app = typer.Typer(
-    name="graftlm",
-    help="Adapt a frozen pretrained language model to a task with few parameters and few examples.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (fit, evaluate, predict, merge, sites, methods, models):
     app.command()(command)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from graftlm import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def graftlm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Adapt a frozen pretrained language model to a task with few parameters and few examples.
+
+    \b
+    Example:
+      graftlm fit --model minilm --data examples/data/tweets --method lora --out runs/tweets
+      graftlm predict runs/tweets --text "what a day :)"
+    """
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and exits: 0, 2 for a user's mistake, 1 for a bug, 130 when interrupted."""
-    sys.exit(_code(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(code(sys.argv[1:] if arguments is None else arguments))
 
 
-def _code(arguments: list[str]) -> int:
+def code(arguments: list[str]) -> int:
+    """Runs the command and gives its exit code."""
     try:
-        result = app(arguments, standalone_mode=False)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
+        result = app(arguments or ["--help"], prog_name="graftlm", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _failed("interrupted", 130)
     except BrokenPipeError:
-        return 0
+        return _unread()
+    except SystemExit as error:
+        return _unread() if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
     except Exception as error:
-        if not _is_usage(error):
-            traceback.print_exc()
-            return 1
-        print(f"error: {_usage(error)}", file=sys.stderr)
-        return 2
-    return result if isinstance(result, int) else 0
+        mistake = _mistake(error)
+        if mistake is not None:
+            return _failed(f"error: {' '.join(mistake.splitlines())}", 2)
+        traceback.print_exc()
+        return 1
 
 
-def _is_usage(error: Any) -> bool:
-    return any(kind.__name__ in ("UsageError", "NoArgsIsHelpError", "ClickException") for kind in type(error).__mro__)
+def _failed(text: str, exit_code: int) -> int:
+    print(text, file=sys.stderr)
+    return exit_code
+
+
+def _unread() -> int:
+    """Ends in peace where nobody reads on, as in `graftlm methods | head -1`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _mistake(error: Exception) -> str | None:
+    """What to tell a user whose mistake an error is; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.errno in FILE_TROUBLE:
+        return f"{error.filename}: {str(error.strerror).lower()}"
+    if any(
+        kind.__name__ == "ClickException" for kind in type(error).__mro__
+    ):  # typer's own class or click's, by version
+        return _usage(error)
+    return None
 
 
 def _usage(error: Any) -> str:
-    """One line, which names the nearest option or command."""
+    """One line for a wrong command line; a command or option that does not exist names the nearest."""
     text = " ".join(str(error.format_message()).split()).rstrip(".")
-    if "did you mean" in text.lower() or "possible options" in text.lower():
-        return text
-    command = getattr(getattr(error, "ctx", None), "command", None)
-    known = list(getattr(command, "commands", {})) + [name for part in getattr(command, "params", []) for name in part.opts]
-    near = get_close_matches(str(getattr(error, "option_name", None) or text.split("'")[-2:][0]), known, n=1)
-    return f"{text}; did you mean {near[0]}?" if near else text
+    context = getattr(error, "ctx", None)
+    command: Any = getattr(context, "command", None)
+    if type(error).__name__ == "NoSuchOption":
+        return str(
+            unknown("option", error.option_name, [name for part in command.params for name in part.opts] + ["--help"])
+        )
+    named = re.match(r"No such command '(.*?)'", text)
+    if named:
+        return str(unknown("command", named[1], command.commands))
+    where = f"; see {context.command_path} --help" if context is not None else ""
+    return text[:1].lower() + text[1:] + where
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ import typer
 
 
 def merge(
-    run: Annotated[str, typer.Argument(help="A run's folder.")],
-    to: Annotated[str, typer.Option(help="A new folder for the merged model.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    to: Annotated[str, typer.Option(metavar="DIR", help="A new folder for the merged model.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
-    """Fold a run into its base and write a plain Transformers model, after checking that its logits are the same.
+    """Fold a run into its base.
 
+    What it writes is a plain Transformers model, after checking that its logits are the run's.
+
+    \b
     Example:
-
-    graftlm merge runs/tweets --to runs/tweets-merged
+      graftlm merge runs/tweets --to runs/tweets-merged
     """
     from graftlm.cli._console import ConsoleReporter, hush
 

@@ -2,46 +2,58 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
 from graftlm.cli._options import marks, pairs
 from graftlm.core.errors import UserError
 
-Text = Optional[str]  # noqa: UP045 (typer reads it on every Python)
-Texts = Optional[list[str]]  # noqa: UP045
+STDIN = "standard input"
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run's folder.")],
-    text: Annotated[Texts, typer.Option(help="A text; may be given several times.")] = None,
-    text_pair: Annotated[Texts, typer.Option(help="The second text, for a run on pairs; one for each --text.")] = None,
-    file: Annotated[Text, typer.Option(help="A JSONL, CSV or Parquet file, or - for texts on standard input.")] = None,
-    to: Annotated[Optional[Path], typer.Option(help="Write here instead of standard output.")] = None,  # noqa: UP045
-    columns: Annotated[Text, typer.Option(help="Ours to theirs: text=body.")] = None,
-    mark: Annotated[Text, typer.Option(help="Entity columns to mark in the text: head,tail.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts a batch.", min=1)] = 64,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    text: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A text; may be given several times.")] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="The second text of a pair; one for each --text.")
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="JSONL, CSV or Parquet; - reads JSON lines or a text a line from stdin."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write here instead of standard output.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="OURS=THEIRS,…", help="As text=body; those of training by default.")
+    ] = None,
+    mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Texts a batch.", min=1)] = 64,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
-    """Print one JSON line a text: its label and all labels' probabilities, or its score.
+    """Print a JSON line for each text.
 
+    It holds the label and all labels' probabilities, or the score; and the input's id where it has one.
+
+    \b
     Example:
-
-    graftlm predict runs/tweets --text "what a day :)" --text "not again"
+      graftlm predict runs/tweets --text "what a day :)" --text "not again"
     """
-    if bool(text) == bool(file):
-        raise UserError("give either --text or --file")
-    if text_pair and len(text_pair) != len(text or []):
-        raise UserError(f"{len(text or [])} --text but {len(text_pair)} --text-pair; each text needs one")
+    _check(text or [], text_pair or [], file, to)
     from graftlm.cli._console import ConsoleReporter, hush
 
     hush()
     from graftlm.checkpoint import load_card
 
     stored = load_card(Path(run)).data
-    inputs = _inputs(text or [], text_pair, file, pairs(columns, "--columns") or stored.get("columns"), _mark(mark, stored))
+    names = marks(mark) or stored.get("mark")
+    found = pairs(columns, "--columns") or stored.get("columns")
+    if file is not None:
+        inputs: Sequence[Any] = _read(file, found, (names[0], names[1]) if names else None)
+    else:
+        inputs = list(zip(text or [], text_pair, strict=True)) if text_pair else text or []
     from graftlm.recipes.predict import load
 
     reporter = ConsoleReporter(quiet=quiet)
@@ -51,28 +63,54 @@ def predict(
         from graftlm.core.files import write_jsonl
 
         write_jsonl(to, rows)
+        reporter.line(f"{len(rows)} answers in {to}")
         return
     for row in rows:
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _mark(mark: str | None, stored: Any) -> tuple[str, str] | None:
-    names = marks(mark) or stored.get("mark")
-    return (names[0], names[1]) if names else None
+def _check(text: Sequence[str], text_pair: Sequence[str], file: str | None, to: Path | None) -> None:
+    """Refuses what does not fit together, before a model is loaded."""
+    if bool(text) == (file is not None):
+        raise UserError("give either --text or --file")
+    if text_pair and len(text_pair) != len(text):
+        raise UserError(f"{len(text)} --text but {len(text_pair)} --text-pair; each text needs one")
+    for given in (*text, *text_pair):
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the text {given[:40]!a} is not UTF-8") from None
+    if to is not None and to.is_dir():
+        raise UserError(f"--to {to} is a folder; name a file")
+    if to is not None and not to.parent.is_dir():
+        raise UserError(f"--to {to}: there is no folder {to.parent}")
 
 
-def _inputs(
-    texts: list[str], text_pairs: list[str] | None, file: str | None, columns: Any, mark: tuple[str, str] | None
-) -> list[Any]:
-    if file == "-":
-        return [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if file is not None:
-        from graftlm.tasks import read_texts
+def _read(file: str, columns: Mapping[str, str] | None, mark: tuple[str, str] | None) -> Sequence[Any]:
+    """The texts of a file. Standard input holds JSON lines if its first line is an object, else a text a line."""
+    from graftlm.tasks import read_texts
 
+    if file != "-":
         return read_texts(file, columns, mark)
-    return list(zip(texts, text_pairs, strict=True)) if text_pairs else texts
+    content = sys.stdin.buffer.read()
+    if content.lstrip()[:1] == b"{":
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / "stdin.jsonl"
+            copy.write_bytes(content)
+            try:
+                return read_texts(copy, columns, mark)
+            except UserError as error:
+                raise UserError(str(error).replace(str(copy), STDIN)) from None
+    try:
+        texts = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{STDIN} line {line} is not UTF-8") from None
+    if not texts:
+        raise UserError(f"{STDIN} holds no texts")
+    return texts
 
 
-def _named(given: Any, answer: dict[str, Any]) -> dict[str, Any]:
+def _named(given: Any, answer: Mapping[str, Any]) -> dict[str, Any]:
     name = getattr(given, "id", None)
-    return answer if name is None else {"id": name, **answer}
+    return dict(answer) if name is None else {"id": name, **answer}

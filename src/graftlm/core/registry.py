@@ -42,10 +42,10 @@ def facts(package: str) -> dict[str, dict[str, object]]:
     """Each name's docstring (key "doc") and upper-case literal constants, read without importing the file."""
     table: dict[str, dict[str, object]] = {}
     for name, module in modules(package).items():
-        spec = find_spec(module)
-        if spec is None or spec.origin is None:
+        file = _file(package, module)
+        if file is None:
             continue
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        tree = ast.parse(file.read_text(encoding="utf-8"))
         row: dict[str, object] = {"doc": ast.get_docstring(tree) or ""}
         for node in tree.body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
@@ -55,3 +55,12 @@ def facts(package: str) -> dict[str, dict[str, object]]:
                     continue
         table[name] = row
     return table
+
+
+def _file(package: str, module: str) -> Path | None:
+    """A module's file. One of ours is found by its folder: `find_spec` would import the package around it."""
+    parent, _, stem = module.rpartition(".")
+    spec = find_spec(package if parent == package else module)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).with_name(f"{stem}.py") if parent == package else Path(spec.origin)

@@ -1,7 +1,7 @@
 """How a job speaks: library code tells a reporter; only the command line prints."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -20,13 +20,7 @@ class Reporter(Protocol):
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None: ...
 
-    def progress(self, title: str, total: int | None, unit: str = "steps") -> "ProgressContext": ...
-
-
-class ProgressContext(Protocol):
-    def __enter__(self) -> Progress: ...
-
-    def __exit__(self, *error: object) -> bool | None: ...
+    def progress(self, title: str, total: int | None, unit: str = "steps") -> AbstractContextManager[Progress]: ...
 
 
 class Silent:
