@@ -4,6 +4,16 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
+from transformers import RobertaConfig, RobertaModel
+
+from graftlm.core.errors import UserError
+from graftlm.methods import attach, kept
+from graftlm.methods.full import FullConfig
+from graftlm.methods.lora import LoraConfig
+from graftlm.methods.prefix import PrefixConfig
+from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.sites import Attached
 from tiny import (
     CASES,
     CAUSAL,
@@ -20,16 +30,6 @@ from tiny import (
     texts,
     virtual,
 )
-from torch import Tensor, nn
-from transformers import RobertaConfig, RobertaModel
-
-from graftlm.core.errors import UserError
-from graftlm.methods import attach, kept
-from graftlm.methods.full import FullConfig
-from graftlm.methods.lora import LoraConfig
-from graftlm.methods.prefix import PrefixConfig
-from graftlm.methods.prompt_tuning import PromptTuningConfig
-from graftlm.sites import Attached
 
 TEXTS = texts(3)
 UNCHANGED = ("lora", "lora-all-linear", "bitfit", "parallel")

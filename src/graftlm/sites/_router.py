@@ -110,10 +110,10 @@ class Router:
                 seen = past.get_seq_length() if past is not None else 0
                 given = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)[None]
                 given = given.expand(tokens.shape[0], -1)
-                if kwargs.get("attention_mask") is None:  # without one, positions that jump back are read as packed texts
-                    kwargs["attention_mask"] = torch.ones(
-                        tokens.shape[0], seen + tokens.shape[1], dtype=torch.long, device=tokens.device
-                    )
+                if kwargs.get("attention_mask") is None:
+                    # without a mask, Transformers reads positions that jump back as packed texts
+                    size = (tokens.shape[0], seen + tokens.shape[1])
+                    kwargs["attention_mask"] = torch.ones(size, dtype=torch.long, device=tokens.device)
         if shift is None:
             return given.clamp(min=0)
         moved = given + shift

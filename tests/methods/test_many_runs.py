@@ -1,0 +1,225 @@
+"""Many runs in one batch: each row has what it would have alone, and each training goes as it would alone."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftlm.methods import MethodConfig, attach
+from graftlm.methods.adapter import AdapterConfig
+from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.lora import LoraConfig
+from graftlm.methods.prefix import PrefixConfig
+from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.sites import Attached, row_keys
+from tiny import TABLED, model, output, outputs, padded, randomise_runs, texts
+
+RUNS: Mapping[str, MethodConfig] = {
+    "lora-2": LoraConfig(rank=2, alpha=4, dropout=0.2),
+    "lora-4": LoraConfig(rank=4, alpha=4, dropout=0.5),
+    "lora-all": LoraConfig(rank=3, sites="all-linear", rank_pattern={"attention.query": 1}),
+    "bitfit": BitfitConfig(),
+    "houlsby-3": AdapterConfig(variant="houlsby", bottleneck=3, dropout=0.3),
+    "houlsby-5": AdapterConfig(variant="houlsby", bottleneck=5, layer_norms=False),
+    "pfeiffer-4": AdapterConfig(bottleneck=4, dropout=0.1),
+    "pfeiffer-2": AdapterConfig(bottleneck=2, activation="tanh"),
+    "parallel": AdapterConfig(variant="parallel", bottleneck=3, scale=0.5),
+    "prefix-mlp-3": PrefixConfig(length=3, hidden=5, dropout=0.2),
+    "prefix-mlp-5": PrefixConfig(length=5, hidden=4),
+    "prefix-2": PrefixConfig(length=2, reparametrisation="none"),
+    "prefix-4": PrefixConfig(length=4, reparametrisation="none", position_shift=False, dropout=0.4),
+    "prompt-2": PromptTuningConfig(length=2),
+    "prompt-5": PromptTuningConfig(length=5, position_shift=False),
+    "prompt-mlp": PromptTuningConfig(length=3, reparametrisation="mlp", hidden=5),
+    "prompt-residual": PromptTuningConfig(length=4, reparametrisation="residual", hidden=3),
+}
+
+
+def runs_of(family: str) -> dict[str, MethodConfig]:
+    return {name: config for name, config in RUNS.items() if name != "bitfit" or family != "llama"}
+
+
+def orders(names: Sequence[str]) -> dict[str, list[str | None]]:
+    """Rows sorted by run, in no order, and with the bare base's rows in between."""
+    mixed: list[str | None] = [*names, None, *names, None, None]
+    random.Random(3).shuffle(mixed)
+    return {
+        "sorted": [name for name in names for _ in range(2)],
+        "reversed": [name for name in reversed(names) for _ in range(2)],
+        "cyclic": [*names, *names, None],
+        "mixed": mixed,
+    }
+
+
+@torch.no_grad()
+def started(base: nn.Module, configs: Mapping[str, MethodConfig], shared: Attached | None = None) -> Attached:
+    """The runs attached, with every tensor random, or as it is in `shared`."""
+    attached = attach(base, configs)
+    if shared is None:
+        randomise_runs(attached)
+    else:
+        for run in configs:
+            attached.load(run, shared.parameters_of(run))
+    return attached
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", TABLED)
+def test_every_row_of_a_mixed_batch_has_the_output_that_it_has_alone(family: str, side: str) -> None:
+    base, configs = model(family), runs_of(family)
+    shared = started(base, configs)
+    shared.detach()
+    wanted: dict[str | None, list[Tensor]] = {}
+    text = {name: texts(4, seed=index) for index, name in enumerate([*configs, None])}
+    with torch.no_grad():
+        wanted[None] = [output(base(torch.tensor([row])))[0] for row in text[None]]
+        for run, config in configs.items():
+            attached = started(base, {run: config}, shared)
+            wanted[run] = [outputs(attached, [run], [row])[0] for row in text[run]]
+            attached.detach()
+        attached = started(base, configs, shared)
+        for order in orders(list(configs)).values():
+            places = [order[:index].count(name) for index, name in enumerate(order)]
+            rows = [text[name][place] for name, place in zip(order, places, strict=True)]
+            found = outputs(attached, order, rows, side)
+            for name, place, row in zip(order, places, found, strict=True):
+                assert torch.allclose(row, wanted[name][place], atol=1e-5), name
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_rows_of_the_bare_base_do_not_depend_on_their_neighbours_by_a_bit(family: str) -> None:
+    base, configs = model(family), runs_of(family)
+    attached = started(base, configs)
+    order = orders(list(configs))["mixed"]
+    rows = texts(len(order))
+    batch = padded(rows)
+    bare = [index for index, name in enumerate(order) if name is None]
+    with torch.no_grad(), attached.route(order):
+        among = output(attached(**batch))
+        with attached.route([None] * len(order)):
+            every = output(attached(**batch))
+    plain = output(attached.detach()(**batch))
+    for index in bare:
+        real = slice(0, len(rows[index]))
+        assert torch.equal(among[index, real], every[index, real])
+        assert torch.allclose(among[index, real], plain[index, real], atol=1e-5)
+
+
+def examples_of(run: str, step: int) -> list[int]:
+    return random.Random(f"{run} {step}").sample(range(20), 2)
+
+
+TEXTS = texts(20, seed=9)
+
+
+def losses(attached: Attached, runs: Sequence[str], step: int) -> dict[str, Tensor]:
+    """Each run's loss at a step; the rows of several runs stand in no order."""
+    rows = [(run, example) for run in runs for example in examples_of(run, step)]
+    random.Random(step).shuffle(rows)
+    keys = torch.cat([row_keys(attached.seeds[run], step, torch.tensor([example])) for run, example in rows])
+    names = [run for run, _ in rows]
+    found = outputs(attached, names, [TEXTS[example] for _, example in rows], "right" if step % 2 else "left", keys)
+    target = torch.linspace(-1, 1, found[0].shape[-1], dtype=found[0].dtype)
+    parts = {run: [row for name, row in zip(names, found, strict=True) if name == run] for run in runs}
+    return {run: sum((row - target).pow(2).mean() for row in own) / 2 for run, own in parts.items()}
+
+
+class Training:
+    """Some runs over one base, each with a learning rate, a clipping and a seed of its own."""
+
+    def __init__(self, base: nn.Module, configs: Mapping[str, MethodConfig], among: Sequence[str]):
+        self.attached = attach(base, configs, seeds={run: 10 + among.index(run) for run in configs}).train()
+        self.optimizers = {
+            run: torch.optim.AdamW(self.attached.parameters_of(run).values(), lr=1e-3 * (1 + among.index(run) % 3))
+            for run in configs
+        }
+        self.clips = {run: 0.2 * (1 + among.index(run) % 4) for run in configs}
+
+    def step(self, step: int) -> None:
+        self.backward(step)
+        for run, optimizer in self.optimizers.items():
+            nn.utils.clip_grad_norm_(self.attached.parameters_of(run).values(), self.clips[run])
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def backward(self, step: int) -> None:
+        torch.stack(list(losses(self.attached, self.attached.runs, step).values())).sum().backward()
+
+    def tensors(self, run: str) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.attached.parameters_of(run).items()}
+
+
+@pytest.mark.parametrize(("family", "steps"), [("bert", 100), ("gpt2", 100), ("llama", 100)])
+def test_trainings_in_one_batch_end_where_separate_ones_end(family: str, steps: int) -> None:
+    configs = runs_of(family)
+    together = Training(model(family, dtype=torch.float64), configs, list(configs))
+    before = {run: together.tensors(run) for run in configs}
+    for step in range(steps):
+        together.step(step)
+    base = model(family, dtype=torch.float64)
+    for run, config in configs.items():
+        separate = Training(base, {run: config}, list(configs))
+        for step in range(steps):
+            separate.step(step)
+        found = together.tensors(run)
+        for name, wanted in separate.tensors(run).items():
+            assert torch.allclose(found[name], wanted, atol=1e-9, rtol=0), (run, name)
+        assert any(not torch.allclose(found[name], value, atol=1e-3) for name, value in before[run].items())
+        separate.attached.detach()
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_gradients_in_one_batch_equal_separate_ones_in_fp32(family: str) -> None:
+    configs = runs_of(family)
+    together = Training(model(family), configs, list(configs))
+    randomise_runs(together.attached)
+    start = {run: together.tensors(run) for run in configs}
+    found: dict[str, list[dict[str, Tensor]]] = {run: [] for run in configs}
+    for step in range(5):
+        together.backward(step)
+        for run in configs:
+            found[run].append(descend(together, run))
+    base = model(family)
+    for run, config in configs.items():
+        separate = Training(base, {run: config}, list(configs))
+        separate.attached.load(run, start[run])
+        for step in range(5):
+            separate.backward(step)
+            wanted = descend(separate, run)
+            scale = torch.stack([value.norm() for value in wanted.values()]).norm()
+            for name, value in wanted.items():
+                error = (found[run][step][name] - value).norm()
+                assert error <= 1e-5 * value.norm() + 1e-6 * scale, (run, name)
+        separate.attached.detach()
+
+
+@torch.no_grad()
+def descend(training: Training, run: str) -> dict[str, Tensor]:
+    """A plain step of gradient descent; gives the gradients."""
+    gradients: dict[str, Tensor] = {}
+    for name, value in training.attached.parameters_of(run).items():
+        if value.grad is None:
+            continue  # BERT's pooler, which the loss does not see
+        gradients[name] = value.grad.clone()
+        value -= 1e-3 * value.grad
+        value.grad = None
+    return gradients
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
+    configs = runs_of(family)
+    for sick in ("lora-2", "houlsby-3", "prefix-mlp-3", "prompt-2"):
+        ends = []
+        for value in (1.0, float("nan")):
+            training = Training(model(family), configs, list(configs))
+            randomise_runs(training.attached)
+            for tensor in training.attached.parameters_of(sick).values():
+                tensor.data.fill_(value)
+            for step in range(2):
+                training.step(step)
+            ends.append({run: training.tensors(run) for run in configs if run != sick})
+        for run, tensors in ends[0].items():
+            assert all(torch.equal(value, ends[1][run][name]) for name, value in tensors.items()), (sick, run)
