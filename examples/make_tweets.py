@@ -10,11 +10,13 @@
 import argparse
 import html
 import io
-import json
 import random
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+from graftlm.core.files import write_jsonl
 
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 TWEETS = "tweets_GroundTruth.txt"
@@ -25,30 +27,28 @@ SEED = 13
 
 def member(archive: tarfile.TarFile, ending: str) -> bytes:
     """The content of the one file whose path ends so."""
-    name = next(
-        name for name in archive.getnames() if name.endswith(ending) and not Path(name).name.startswith("._")
-    )
+    name = next(name for name in archive.getnames() if name.endswith(ending) and not Path(name).name.startswith("._"))
     file = archive.extractfile(name)
     assert file is not None
     return file.read()
 
 
-def rows(table: str) -> list[dict[str, object]]:
+def rows(table: str) -> list[dict[str, Any]]:
     """Each tweet once, with its class and its mean rating."""
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for line in table.splitlines():
         _, rating, text = line.split("\t", 2)
-        score, words = float(rating), html.unescape(text).strip()
+        score, words = float(rating), html.unescape(html.unescape(text)).strip()  # some were escaped twice
         label = 0 if score < -0.5 else 2 if score > 0.5 else 1
         row = {"text": words, "label": label, "label_text": NAMES[label], "score": score}
         found.setdefault(" ".join(words.lower().split()), row)
     return list(found.values())
 
 
-def splits(tweets: list[dict[str, object]]) -> dict[str, list[dict[str, object]]]:
+def splits(tweets: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Stratified train, validation and test."""
     draw = random.Random(SEED)
-    parts: dict[str, list[dict[str, object]]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for name in NAMES:
         own = [row for row in tweets if row["label_text"] == name]
         draw.shuffle(own)
@@ -74,8 +74,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "LICENSE.txt").write_bytes(licence)
     for name, part in splits(rows(table)).items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
-        (options.out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_jsonl(options.out / f"{name}.jsonl", part)
         print(name, len(part), dict(Counter(str(row["label_text"]) for row in part)))
 
 
