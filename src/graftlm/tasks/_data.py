@@ -1,4 +1,4 @@
-"""Rows to examples: columns by their usual names, labels with their names kept, every mistake named with its row."""
+"""Data of a task: splits of examples with class indices or scores."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -9,186 +9,212 @@ from typing import Any
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig
-from graftlm.tasks._few_shot import few_shot
+from graftlm.tasks import _columns, _few_shot, _labels
+from graftlm.tasks._columns import Columns
 from graftlm.tasks._marks import marked
-from graftlm.tasks._read import Row, numbered, read_file, read_splits
+from graftlm.tasks._read import Table, read_file, shown
+from graftlm.tasks._source import Source, canonical, check_limits, locate, missing
 
-PAIRS = (
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("text_a", "text_b"),
-    ("text1", "text2"),
-    ("question", "sentence"),
-    ("text", "text_pair"),
-)
-TEXTS = ("text", "sentence", "content", "review", "tweet", "body", "question", "title")
-LABELS = ("label", "labels", "target", "class", "category", "stars", "intent", "relation")
-SCORES = ("score", "rating", "value", "similarity", "label", "target")
-NAMES = ("label_text", "label_name", "label_names")
-OURS = ("text", "text_pair", "label", "label_text", "score", "id")
+TASKS = ("classification", "regression")
+Marks = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's examples by split. `labels`: names by class index, empty for regression. `notes`: worth telling."""
+    """Examples by split as it was asked for; `labels` in the order of class indices, () for regression.
 
-    splits: Mapping[str, list[Example]]
+    `pair`: whether an example has two texts. `notes`: lines that a user should be told.
+    """
+
+    splits: dict[str, list[Example]]
     labels: tuple[str, ...]
     pair: bool
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which of a file's columns is what."""
-
-    text: str
-    text_pair: str | None
-    label: str | None
-    label_text: str | None
-    score: str | None
-
-
 def load(
-    config: DataConfig, task: str, splits: Collection[str] = ("train", "validation"), labels: Sequence[str] | None = None
+    config: DataConfig, task: str, splits: Collection[str] | None = None, labels: Sequence[str] | None = None
 ) -> TaskData:
-    """The splits that are asked for, of which only validation may be missing.
+    """The splits that are asked for (all that are there by default); no other is read.
 
-    `labels` are a stored run's, which the data must keep to; without them they are found in train.
+    A validation split may be absent where train is asked for too; any other that is absent is an error. `labels` are
+    those of a trained run; without them they are taken from train, or where it is not asked for, from all that is.
+    With `shots`, train and validation are drawn from train. `limit` cuts the rows first.
     """
-    wanted = {"train"} if config.shots and "train" in splits else set(splits)
-    read = read_splits(config, wanted)
-    for name in wanted - {"validation"}:
-        if name not in read:
-            raise unknown("split", name, read or read_splits(config, SPLITS))
-    first = next(iter(read.values()))
-    columns = find_columns(first[0], config.columns, task, labelled=True)
-    names = tuple(labels) if labels is not None else _label_names(read["train"], columns, task)
-    made: dict[str, list[Example]] = {}
-    for name, (rows, _) in read.items():
-        rows = rows[: config.limit.get(name)]
-        made[name] = [_example(row, columns, task, names, config, where) for where, row in numbered(rows, name)]
-    if config.shots and "train" in made:
-        made["train"], made["validation"] = few_shot(made["train"], config.shots, config.shots_seed, names)
-    return TaskData(made, names, columns.text_pair is not None, (_note(columns, made, names),))
-
-
-SPLITS = ("train", "validation", "test")
-
-
-def read_texts(path: str | Path, columns: Mapping[str, str] | None = None, mark: tuple[str, str] | None = None) -> list[Example]:
-    """The texts of a file to predict on; labels are not needed."""
-    rows = read_file(Path(path))
-    found = find_columns(rows, columns or {}, "classification", labelled=False)
-    config = DataConfig(path=str(path), mark=mark)
-    return [_unlabelled(row, found, config, where) for where, row in numbered(rows, Path(path).name)]
-
-
-def find_columns(rows: Sequence[Row], mapping: Mapping[str, str], task: str, *, labelled: bool) -> Columns:
-    """Columns as `mapping` says, the others by their usual names."""
-    has = list(rows[0])
-    for ours, theirs in mapping.items():
-        if ours not in OURS:
-            raise unknown("column of ours", ours, OURS)
-        if theirs not in has:
-            raise unknown("column", theirs, has)
-    text, pair = mapping.get("text"), mapping.get("text_pair")
-    if text is None:
-        found = next(((a, b) for a, b in PAIRS if a in has and b in has), None)
-        text, pair = (found[0], pair or found[1]) if found else (next((name for name in TEXTS if name in has), None), pair)
-    if text is None:
-        raise UserError(f"no text column among {', '.join(has)}; say which with --columns text=NAME")
-    usual, key = (SCORES, "score") if task == "regression" else (LABELS, "label")
-    aim = mapping.get(key) or next((name for name in usual if name in has and name not in (text, pair)), None)
-    if aim is None and task != "regression":
-        aim = next((name for name in NAMES if name in has), None)
-    if aim is None and labelled:
-        raise UserError(f"no {key} column among {', '.join(has)}; say which with --columns {key}=NAME")
-    names = mapping.get("label_text") or next((name for name in NAMES if name in has and name != aim), None)
-    return Columns(text, pair, None if key == "score" else aim, names, aim if key == "score" else None)
-
-
-def _label_names(read: tuple[list[Row], list[str] | None], columns: Columns, task: str) -> tuple[str, ...]:
-    if task == "regression":
-        return ()
-    rows, classes = read
-    assert columns.label is not None
-    values: dict[int | str, str] = {}
-    for where, row in numbered(rows, "train"):
-        value = _label(row, columns, where)
-        if classes is not None and isinstance(value, int) and 0 <= value < len(classes):
-            continue
-        named = row.get(columns.label_text) if columns.label_text else None
-        name = str(named) if isinstance(value, int) and named not in (None, "") else str(value)
-        if values.setdefault(value, name) != name:
-            raise UserError(f'{where}: label {value} is called "{name}" here and "{values[value]}" earlier')
-    if classes is not None and not values:
-        return tuple(classes)
-    if len({type(value) for value in values}) > 1:
-        raise UserError(f"the labels in {columns.label} are of mixed type: numbers and strings")
-    if len(values) < 2:
-        raise UserError(f'train has the one label "{next(iter(values))}"; classification needs two at least')
-    return tuple(values[value] for value in sorted(values))  # pyright: ignore[reportArgumentType]
-
-
-def _label(row: Row, columns: Columns, where: str) -> int | str:
-    assert columns.label is not None
-    value = row.get(columns.label)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and not value.is_integer():
-        raise UserError(f"{where}: {columns.label} = {value}, which is no class; for numbers use --task regression")
-    if isinstance(value, float):
-        return int(value)
-    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
-        return value
-    raise UserError(f"{where}: {columns.label} = {value!r} is no label")
-
-
-def _example(row: Row, columns: Columns, task: str, labels: Sequence[str], config: DataConfig, where: str) -> Example:
-    plain = _unlabelled(row, columns, config, where)
-    label, score = None, None
-    if task == "regression":
-        value = row.get(columns.score or "")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{where}: {columns.score} = {value!r} is no finite number")
-        score = float(value)
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    source = locate(config, splits)
+    limits = check_limits(config.limit, source)
+    asked = _asked(source, splits, drawn=config.shots is not None)
+    tables = _read(source, asked, drawn=config.shots is not None)
+    first = next(iter(tables.values()))
+    columns = _columns.find(first, task, config.columns, config.mark or ())
+    for table in tables.values():
+        _same_columns(table, first, columns, config.mark)
+    rows = {split: range(min(len(table), limits.get(split, len(table)))) for split, table in tables.items()}
+    cut = {split: table.take(rows[split]) if split in limits else table for split, table in tables.items()}
+    if task == "classification":
+        found, answers = _classes(tables, columns, config, labels, rows)
     else:
-        label = _index(row, columns, labels, where)
-    return Example(plain.text, plain.text_pair, label, score, plain.id)
+        found, answers = (), {split: _scores(table, columns) for split, table in cut.items()}
+    examples = {split: _examples(table, columns, config.mark, answers[split], task) for split, table in cut.items()}
+    notes = [columns.said(task), *_notes(examples)]
+    if config.shots is not None and "train" in examples:
+        drawn = _drawn(examples["train"], found, config.shots, config.shots_seed)
+        notes.append(
+            f"few-shot: {len(drawn['train'])} examples for train and as many others for validation, "
+            f"drawn from the {len(examples['train'])} of train with seed {config.shots_seed}"
+        )
+        examples |= drawn
+    return TaskData(
+        {name: examples[split] for name, split in asked.items()}, found, columns.text_pair is not None, tuple(notes)
+    )
 
 
-def _index(row: Row, columns: Columns, labels: Sequence[str], where: str) -> int:
-    """The class of a row: by its name, by its label's own words, or, where names are not there, by its number."""
-    value = _label(row, columns, where)
-    named = row.get(columns.label_text) if columns.label_text else None
-    for name in (named, str(value)):
-        if name is not None and name in labels:
-            return labels.index(name)
-    numbers = all(label.lstrip("-").isdigit() for label in labels)
-    if isinstance(value, int) and named in (None, "") and not numbers and 0 <= value < len(labels):
-        return value
-    raise UserError(f'{where}: the label "{named or value}" is none of {", ".join(labels[:12])}')
+def read_texts(path: str | Path, columns: Mapping[str, str] | None = None, mark: Marks | None = None) -> list[Example]:
+    """The texts or pairs in one file, for predicting. A label is not needed; one that is there is kept in
+    `meta["label"]` as it stands."""
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file} is a folder; name a file") if file.is_dir() else missing(file)
+    table = read_file(file)
+    needed = {
+        ours: theirs for ours, theirs in (columns or {}).items() if ours.startswith("text") or theirs in table.columns
+    }
+    found = _columns.find(table, None, needed, mark or ())
+    answers = table.columns[found.answer] if found.answer else [None] * len(table)
+    return _examples(table, found, mark, answers, None)
 
 
-def _unlabelled(row: Row, columns: Columns, config: DataConfig, where: str) -> Example:
-    texts: list[str | None] = []
-    for column in (columns.text, columns.text_pair):
-        value: Any = row.get(column) if column else None
-        if column and not isinstance(value, str):
-            raise UserError(f"{where}: {column} = {value!r} is no text")
-        texts.append(value)
-    text = texts[0] or ""
-    if config.mark is not None:
-        text = marked(text, row, config.mark, where)
-    name = row.get("id")
-    return Example(text, texts[1], id=None if name is None else str(name))
+def _asked(source: Source, splits: Collection[str] | None, drawn: bool) -> dict[str, str]:
+    """Each split's name as asked for, and as it is here."""
+    there = [*source.found, *(["validation"] if drawn and "validation" not in source.found else [])]
+    asked = {name: canonical(name) for name in (there if splits is None else dict.fromkeys(splits))}
+    for name, split in list(asked.items()):
+        if drawn and split in ("train", "validation"):
+            source.check("train")
+        elif split == "validation" and split not in source.found and "train" in asked.values():
+            del asked[name]
+        else:
+            source.check(split)
+    return asked
 
 
-def _note(columns: Columns, made: Mapping[str, list[Example]], labels: Sequence[str]) -> str:
-    read = f"{columns.text} and {columns.text_pair}" if columns.text_pair else columns.text
-    aim = columns.label or columns.score
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in made.items())
-    kinds = f" ({len(labels)} labels: {', '.join(labels[:8])}{', …' if len(labels) > 8 else ''})" if labels else ""
-    return f"data: {sizes}; {aim}{kinds} from {read}"
+def _read(source: Source, asked: Mapping[str, str], drawn: bool) -> dict[str, Table]:
+    """The tables that are needed, train first; few-shot validation comes from train."""
+    needed = {"train" if drawn and split == "validation" else split for split in asked.values()}
+    tables = {split: source.read(split) for split in sorted(needed, key=lambda split: (split != "train", split))}
+    for split, table in tables.items():
+        if not len(table):
+            raise UserError(f'split "{split}" in {source.path} holds no examples')
+    return tables
+
+
+def _same_columns(table: Table, first: Table, columns: Columns, mark: Marks | None) -> None:
+    if mark is not None and columns.text_pair is not None:
+        raise UserError(
+            f"mark = {', '.join(mark)} marks one text, but {table.where} has pairs; map the one with columns"
+        )
+    for column in (columns.text, columns.text_pair, columns.answer, *(mark or ())):
+        if column is not None and table is not first:
+            _columns.has(table, column)
+
+
+def _classes(
+    tables: Mapping[str, Table],
+    columns: Columns,
+    config: DataConfig,
+    known: Sequence[str] | None,
+    rows: Mapping[str, range],
+) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+    """The labels, and the class index of each row that is kept. All rows count for the labels, whatever the limit."""
+    assert columns.answer is not None
+    keys = {split: _labels.keys(table, columns.answer) for split, table in tables.items()}
+    named = _labels.names(list(tables.values()), columns, config.columns)
+    whose = "the run" if known is not None else "train"
+    if known is None:
+        sources = ["train"] if "train" in tables else list(tables)
+        seen = [key for split in sources for key in keys[split]]
+        known = _labels.labels(seen, named, tables[sources[0]].where)
+    answers = {
+        split: _labels.indices(table, keys[split][: len(rows[split])], named, known, whose)
+        for split, table in tables.items()
+    }
+    return tuple(known), answers
+
+
+def _scores(table: Table, columns: Columns) -> list[float]:
+    assert columns.answer is not None
+    return [_score(value, table.at(row), columns.answer) for row, value in enumerate(table.columns[columns.answer])]
+
+
+def _score(value: Any, at: str, column: str) -> float:
+    if _labels.is_missing(value):
+        raise UserError(f"{at}: {column} is missing")
+    try:
+        score = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise UserError(
+            f"{at}: {column} is {shown(value)}, not a finite number; for classes use `--task classification`"
+        )
+    return score
+
+
+def _examples(
+    table: Table, columns: Columns, mark: Marks | None, answers: Sequence[Any], task: str | None
+) -> list[Example]:
+    ids = table.columns.get(columns.id or "", [None] * len(table))
+    pairs = table.columns[columns.text_pair] if columns.text_pair else None
+    examples: list[Example] = []
+    for row, value in enumerate(table.columns[columns.text]):
+        text = _text(value, table, row, columns.text)
+        if mark is not None:
+            text = _marked(text, table, row, mark)
+        examples.append(
+            Example(
+                text,
+                _text(pairs[row], table, row, str(columns.text_pair)) if pairs is not None else None,
+                label=answers[row] if task == "classification" else None,
+                score=answers[row] if task == "regression" else None,
+                id=None if ids[row] is None else str(ids[row]),
+                meta={"label": answers[row]} if task is None and not _labels.is_missing(answers[row]) else {},
+            )
+        )
+    return examples
+
+
+def _text(value: Any, table: Table, row: int, column: str) -> str:
+    if value is None:
+        raise UserError(f"{table.at(row)}: {column} is missing")
+    if not isinstance(value, str):
+        raise UserError(f"{table.at(row)}: {column} is {shown(value)}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{table.at(row)}: {column} holds half a surrogate pair at character {error.start + 1}"
+        ) from None
+    return value
+
+
+def _marked(text: str, table: Table, row: int, mark: Marks) -> str:
+    try:
+        return marked(text, *(table.columns[column][row] for column in mark))
+    except UserError as error:
+        raise UserError(f"{table.at(row)}: {error}") from None
+
+
+def _notes(examples: Mapping[str, Sequence[Example]]) -> list[str]:
+    empty = {split: sum(not example.text.strip() for example in own) for split, own in examples.items()}
+    return [f"{count} texts of {split} are empty" for split, count in empty.items() if count]
+
+
+def _drawn(train: Sequence[Example], labels: Sequence[str], shots: int, seed: int) -> dict[str, list[Example]]:
+    if labels:
+        bins, names = [int(example.label or 0) for example in train], [f'"{label}"' for label in labels]
+    else:
+        bins, names = _few_shot.halves([float(example.score or 0) for example in train])
+    first, second = _few_shot.draw(train, bins, names, shots, seed)
+    return {"train": first, "validation": second}

@@ -1,36 +1,63 @@
-"""Entity marks for relation extraction: `[E1] … [/E1]` and `[E2] … [/E2]` in the text (Soares et al., 2019)."""
+"""Relation extraction as text: the two entities between markers (Soares et al., 2019, arXiv:1906.03158, figure 3e)."""
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 from graftlm.core.errors import UserError
+from graftlm.tasks._read import shown
+
+Span = tuple[int, int]
 
 
-def marked(text: str, row: Mapping[str, Any], columns: tuple[str, str], where: str) -> str:
-    """The text with both entities marked. A column holds an entity's words, or its [start, end] characters."""
-    spans = [_span(text, row, column, where) for column in columns]
-    (first, last), (start, stop) = sorted(spans)
-    if start < last:
-        raise UserError(f"{where}: the entities {columns[0]} and {columns[1]} overlap")
-    names = ("E1", "E2") if spans[0] <= spans[1] else ("E2", "E1")
-    one = f"[{names[0]}] {text[first:last]} [/{names[0]}]"
-    two = f"[{names[1]}] {text[start:stop]} [/{names[1]}]"
-    return text[:first] + one + text[last:start] + two + text[stop:]
+def marked(text: str, head: Any, tail: Any) -> str:
+    """The text with "[E1] … [/E1]" around the head and "[E2] … [/E2]" around the tail.
+
+    An entity is a string, [start, end] or {"start", "end"} in characters, the end not included. A string stands
+    where it first occurs as whole words, else where it first occurs at all; the tail's is one clear of the head if
+    there is one. One entity may lie in the other; two that cross are refused.
+    """
+    first = _span(text, head, "head", None)
+    second = _span(text, tail, "tail", first)
+    (start, end), (other_start, other_end) = sorted((first, second))
+    if start < other_start < end < other_end:
+        raise UserError(f"head {_quoted(text, first)} and tail {_quoted(text, second)} cross each other")
+    inserts = []
+    for place, (start, end) in enumerate((first, second)):
+        inserts.append(((end, 0, -start, -place), f" [/E{place + 1}]"))  # closers first, the inner one before the outer
+        inserts.append(((start, 1, -end, place), f"[E{place + 1}] "))
+    parts, done = [], 0
+    for (where, *_), marker in sorted(inserts):
+        parts += [text[done:where], marker]
+        done = where
+    return "".join(parts) + text[done:]
 
 
-def _span(text: str, row: Mapping[str, Any], column: str, where: str) -> tuple[int, int]:
-    if column not in row:
-        raise UserError(f'{where}: no column "{column}" to mark; there is {", ".join(row)}')
-    value = row[column]
-    if isinstance(value, Mapping):
-        value = [value.get("start"), value.get("end")]
-    if isinstance(value, str):
-        start = text.find(value)
-        if start < 0 or not value:
-            raise UserError(f'{where}: the text does not hold "{value}" ({column})')
-        return start, start + len(value)
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(place, int) for place in value):
-        start, stop = value
-        if 0 <= start < stop <= len(text):
-            return start, stop
-    raise UserError(f"{where}: {column} = {value!r} is neither words of the text nor [start, end] within its {len(text)} characters")
+def _span(text: str, entity: Any, which: str, taken: Span | None) -> Span:
+    if isinstance(entity, str):
+        return _found(text, entity, which, taken)
+    ends: Any = [entity.get("start"), entity.get("end")] if isinstance(entity, dict) else entity
+    if not (isinstance(ends, list | tuple) and len(ends) == 2 and all(type(end) is int for end in ends)):
+        raise UserError(
+            f'{which} is {shown(entity)}; an entity is its text, [start, end] or {{"start": …, "end": …}} in characters'
+        )
+    start, end = int(ends[0]), int(ends[1])
+    if not 0 <= start < end <= len(text):
+        raise UserError(f"{which} = [{start}, {end}] is no part of a text of {len(text)} characters")
+    return start, end
+
+
+def _found(text: str, entity: str, which: str, taken: Span | None) -> Span:
+    if not entity.strip():
+        raise UserError(f"{which} is empty")
+    literal = re.escape(entity)
+    spans = [match.span() for match in re.finditer(rf"(?<!\w){literal}(?!\w)", text)]
+    spans += [match.span() for match in re.finditer(literal, text)]
+    if not spans:
+        raise UserError(f"{which} {shown(entity)} does not occur in the text {shown(text)}")
+    if taken is None:
+        return spans[0]
+    return next((span for span in spans if span[1] <= taken[0] or taken[1] <= span[0]), spans[0])
+
+
+def _quoted(text: str, span: Span) -> str:
+    return shown(text[slice(*span)])

@@ -1,128 +1,206 @@
-"""Files and `datasets` names to rows: JSONL, CSV, Parquet; a folder of splits, one file, or a hub name."""
+"""Files to tables: JSON, CSV, Parquet and `datasets` names, with the line of every row for errors.
 
+JSON and CSV are read here and not by `datasets`, whose readers turn a column of dates into timestamps, whole numbers
+beside fractions into fractions and the text "NA" into nothing, stop at a blank line, and do not know line numbers.
+"""
+
+import csv
 import json
-from collections.abc import Collection, Iterable, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
+from graftlm.core.errors import UserError
 
-from graftlm.core.errors import UserError, unknown
-from graftlm.core.settings import DataConfig
-
-Row = Mapping[str, Any]
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-SPELLINGS = {"validation": ("validation", "valid", "dev", "val"), "train": ("train",), "test": ("test",)}
-SPLIT_SEED = 0
+BOM = b"\xef\xbb\xbf"
 
 
-def read_splits(config: DataConfig, wanted: Collection[str]) -> dict[str, tuple[list[Row], list[str] | None]]:
-    """Each wanted split that there is: its rows, and the class names that a `datasets` feature gives, if it does."""
-    path = Path(config.path).expanduser()
-    if path.is_dir():
-        return _folder(path, wanted)
-    if path.is_file():
-        return {name: (rows, None) for name, rows in _one_file(path, config).items() if name in wanted}
-    if path.suffix in READERS or config.path.startswith((".", "/", "~")) or path.parent.is_dir() and path.parent != Path():
-        siblings = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise unknown("data", config.path, siblings)
-    return _hub(config.path, wanted)
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length. `where` and `lines` say where each row stands, `names` a column's class names."""
+
+    where: str
+    columns: Mapping[str, Sequence[Any]]
+    lines: Sequence[int]
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unit: str = "line"
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def at(self, row: int) -> str:
+        """Where a row stands, for the start of an error."""
+        return f"{self.where} {self.unit} {self.lines[row]}"
+
+    def take(self, rows: Sequence[int]) -> "Table":
+        """Some of the rows, in the order given."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        return Table(self.where, columns, [self.lines[row] for row in rows], self.names, self.unit)
 
 
-def read_file(path: Path) -> list[Row]:
-    """A file's rows; an unreadable one is an error that names the line where there is one."""
-    if path.suffix not in READERS:
-        raise UserError(f"{path} is of no known kind; there is {', '.join(READERS)}")
-    if not path.exists():
-        near = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise unknown("file", str(path), near)
-    from datasets import Dataset, disable_progress_bars
-
-    disable_progress_bars()
-    _check_text(path)
-    reader = {"json": Dataset.from_json, "csv": Dataset.from_csv, "parquet": Dataset.from_parquet}[READERS[path.suffix]]
+def read_file(path: Path) -> Table:
+    """The table in one file; its suffix says how it is read. An empty or unreadable file is a UserError."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        known = ", ".join(READERS)
+        raise UserError(f'{path} ends in "{path.suffix}"; data files end in {known}')
     try:
-        rows = list(reader(str(path), keep_in_memory=True))
-    except Exception as error:  # datasets raises whatever its parsers do
-        raise UserError(f"{path} cannot be read: {_reason(error)}") from None
-    if not rows:
-        raise UserError(f"{path} holds no rows")
-    return rows  # pyright: ignore[reportReturnType]
+        table = reader(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not len(table):
+        raise UserError(f"{path} holds no examples")
+    return table
 
 
-def _check_text(path: Path) -> None:
-    """Names the line of a JSONL file that is not an object, and a file that is not UTF-8."""
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty")
-    if path.suffix == ".parquet":
-        return
-    number = 0
+def _read_json(path: Path) -> Table:
+    """One object a line (blank lines are skipped), or one list of objects."""
+    with path.open("rb") as file:
+        if file.read(1024).removeprefix(BOM).lstrip()[:1] == b"[":
+            file.seek(0)
+            listed = _parsed(file.read().removeprefix(BOM), str(path), path)
+            rows = [_object(row, f"{path} item {place}") for place, row in enumerate(listed, 1)]
+            return Table(str(path), _columns(rows), range(1, len(rows) + 1), unit="item")
+        file.seek(0)
+        rows, lines = [], []
+        for number, line in enumerate(file, 1):
+            line = line.removeprefix(BOM) if number == 1 else line
+            if line.strip():
+                at = f"{path} line {number}"
+                rows.append(_object(_parsed(line, at, path), at))
+                lines.append(number)
+    return Table(str(path), _columns(rows), lines)
+
+
+def _parsed(text: bytes, at: str, path: Path) -> Any:
+    hint = "; a .json file holds a list of objects, or one object a line" if path.suffix.lower() == ".json" else ""
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007 (the number is for the error)
-                if path.suffix == ".jsonl" and line.strip():
-                    value = json.loads(line)
-                    if not isinstance(value, dict):
-                        raise UserError(f"{path} line {number}: not a JSON object, but {type(value).__name__}")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} after line {number}: not UTF-8 ({error.reason})") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} line {number}: not JSON ({_reason(error)})") from None
+        return json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{at}: not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{at}: not JSON ({error.msg} at character {error.pos + 1}){hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{at}: not readable JSON ({error}){hint}") from None
 
 
-def _folder(path: Path, wanted: Collection[str]) -> dict[str, tuple[list[Row], list[str] | None]]:
-    found: dict[str, Path] = {}
-    for split, names in SPELLINGS.items():
-        files = [path / f"{name}{suffix}" for name in names for suffix in READERS]
-        there = [file for file in files if file.exists()]
-        if there:
-            found[split] = there[0]
-    others = {file.stem: file for file in sorted(path.iterdir()) if file.suffix in READERS}
-    found = {**{name: file for name, file in others.items() if file not in found.values()}, **found}
-    if not found:
-        raise UserError(f"{path} holds no train, validation or test file ({', '.join(READERS)})")
-    return {split: (read_file(found[split]), None) for split in wanted if split in found}
+def _object(row: Any, at: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f'{at}: an example is an object such as {{"text": "…", "label": "…"}}, not {shown(row)}')
+    return row
 
 
-def _one_file(path: Path, config: DataConfig) -> dict[str, list[Row]]:
-    """One file cut into fractions; without fractions it is every split that is asked for but validation."""
-    rows = read_file(path)
-    if not config.split:
-        return {"train": rows, "test": rows}
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
-    parts: dict[str, list[Row]] = {}
-    start = 0.0
-    for name, fraction in config.split.items():
-        first, last = round(start * len(rows)), round((start + fraction) * len(rows))
-        parts[name] = [rows[index] for index in order[first:last]]
-        if not parts[name]:
-            raise UserError(f"split {name} = {fraction} of {len(rows)} rows leaves none")
-        start += fraction
-    return parts
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _hub(name: str, wanted: Collection[str]) -> dict[str, tuple[list[Row], list[str] | None]]:
+def _read_csv(path: Path) -> Table:
+    """Comma-separated with a header; every cell is a string."""
+    header: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    line = 1
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if row and not header:
+                    header = _header(row, path)
+                elif row and len(row) != len(header):
+                    raise UserError(f"{path} line {line}: {len(row)} fields, but the header has {len(header)}")
+                elif row:
+                    rows.append(row)
+                    lines.append(line)
+                line = reader.line_num + 1  # a quoted cell may hold line ends
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path} line {line}: not CSV ({error})") from None
+    finally:
+        csv.field_size_limit(before)
+    return Table(str(path), {name: [row[place] for row in rows] for place, name in enumerate(header)}, lines)
+
+
+def _header(row: Sequence[str], path: Path) -> list[str]:
+    names = [name.strip() for name in row]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f'{path} has two columns named "{twice}"')
+    return names
+
+
+def _read_parquet(path: Path) -> Table:
+    from datasets import Dataset
+
+    with _quiet(), TemporaryDirectory() as cache:
+        try:
+            dataset = Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
+        except Exception as error:  # what Arrow, fsspec and datasets raise has no common class
+            raise UserError(f"{path} is not a readable Parquet file: {first_line(error)}") from None
+        return table_of(dataset, str(path))
+
+
+READERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+
+
+def hub_splits(name: str) -> list[str]:
+    """The splits of a `datasets` name, as "owner/name" or "owner/name:configuration"."""
+    from datasets import get_dataset_split_names
+
+    with _quiet():
+        return list(get_dataset_split_names(*_hub_name(name)))
+
+
+def read_hub(name: str, split: str) -> Table:
+    """One split of a `datasets` name."""
     from datasets import load_dataset
 
+    with _quiet():
+        return table_of(load_dataset(*_hub_name(name), split=split), f"{name} {split}")
+
+
+def _hub_name(name: str) -> tuple[str, str | None]:
+    path, colon, configuration = name.partition(":")
+    return path, configuration if colon else None
+
+
+def table_of(dataset: Any, where: str) -> Table:
+    """The table in a `datasets.Dataset`; a ClassLabel column keeps its class names."""
+    from datasets import ClassLabel
+
+    names = {name: kind.names for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
+    return Table(where, dataset[:], range(1, len(dataset) + 1), names, unit="row")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and log lines of `datasets`: what it has to say comes back as an exception."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    bars, level = not are_progress_bars_disabled(), logging.get_verbosity()
+    disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
     try:
-        loaded: Any = load_dataset(name)
-    except Exception as error:  # a hub name fails in many ways, all of them the user's to mend
-        raise UserError(f'no data at "{name}": no such file or folder, and no dataset of that name ({_reason(error)})') from None
-    found: dict[str, tuple[list[Row], list[str] | None]] = {}
-    for split, names in SPELLINGS.items():
-        for spelling in names:
-            if spelling in loaded and split in wanted and split not in found:
-                part = loaded[spelling]
-                classes = [feature.names for feature in part.features.values() if hasattr(feature, "names")]
-                found[split] = (list(part), classes[0] if classes else None)
-    return found
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            enable_progress_bars()
 
 
-def numbered(rows: Iterable[Row], split: str) -> Iterable[tuple[str, Row]]:
-    """Rows with the words that name each in an error."""
-    return ((f"{split} row {number}", row) for number, row in enumerate(rows, 1))
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or of its cause's where that says more."""
+    text = str(error.__cause__ or error).strip() or type(error).__name__
+    return text.splitlines()[0]
 
 
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)[:200]
+def shown(value: Any) -> str:
+    """A value cut to the length that an error has room for."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,15 +1,15 @@
-"""Classification: one label a text. Cross-entropy; accuracy, macro-F1, Matthews' correlation."""
+"""One class of several for a text or a pair, by cross-entropy."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_recall_fscore_support
 from torch import Tensor
+from torch.nn import functional
 
+from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.tasks._details import Details
+from graftlm.tasks._task import Details
 
 PRIMARY = "accuracy"
 METRICS = ("accuracy", "macro_f1", "matthews", "loss")
@@ -17,51 +17,73 @@ LOWER_IS_BETTER = ("loss",)
 
 
 def outputs(labels: Sequence[str]) -> int:
-    """How many numbers the head gives."""
+    """How many numbers a head gives for one example."""
     return len(labels)
 
 
 def target(example: Example) -> int:
-    assert example.label is not None
+    """The class index."""
+    if example.label is None:
+        raise UserError(f"an example without a label: {example.text[:60]!r}")
     return example.label
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each example: logits (b c), targets (b) -> (b)."""
-    return F.cross_entropy(logits, targets, reduction="none")
+    """logits (b c), targets (b) class indices -> (b)."""
+    return functional.cross_entropy(logits, targets, reduction="none")
 
 
 def decode(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The likeliest label of each row, and all labels' probabilities."""
-    probabilities = torch.softmax(logits.double(), dim=-1)
+    """logits (b c) -> the likeliest label and the probability of each, an example."""
+    rows = logits.double().softmax(-1).tolist()
+    best = logits.argmax(-1).tolist()
     return [
-        {
-            "label": labels[int(row.argmax())],
-            "probabilities": {name: round(float(value), 6) for name, value in zip(labels, row, strict=True)},
-        }
-        for row in probabilities
+        {"label": labels[place], "probabilities": dict(zip(labels, row, strict=True))}
+        for place, row in zip(best, rows, strict=True)
     ]
 
 
 def metrics(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> dict[str, float]:
-    """Macro-F1 is over all labels; one that neither occurs nor is predicted counts as 0, as in scikit-learn."""
-    predicted, true = logits.argmax(-1).numpy(), targets.numpy()
-    every = list(range(len(labels)))
+    """Accuracy, macro-F1 over the classes that occur in truth or prediction, and Matthews' correlation.
+
+    A row of logits that is not finite counts as wrong.
+    """
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    predicted, true = _predicted(logits, targets), targets.tolist()
     return {
-        "accuracy": float((predicted == true).mean()),
-        "macro_f1": float(f1_score(true, predicted, labels=every, average="macro", zero_division=0)),
-        "matthews": float(matthews_corrcoef(true, predicted)),
+        "accuracy": sum(map(int.__eq__, predicted, true)) / max(1, len(true)),
+        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),  # pyright: ignore[reportArgumentType]
+        "matthews": float(matthews_corrcoef(true, predicted)) if true else 0.0,
     }
 
 
+def report(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and support of each class; 0 where there is nothing to divide by."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        targets.tolist(),
+        _predicted(logits, targets),
+        labels=range(len(labels)),
+        zero_division=0,  # pyright: ignore[reportArgumentType]
+    )
+    rows = zip(labels, *(column.tolist() for column in columns), strict=True)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    return [dict(zip(("label", "precision", "recall", "f1", "support"), row, strict=True)) for row in rows]
+
+
+def confusion(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> list[list[int]]:
+    """Counts (c c), true by predicted."""
+    size = len(labels)
+    flat = targets * size + torch.tensor(_predicted(logits, targets), dtype=torch.long)
+    return torch.bincount(flat, minlength=size * size).view(size, size).tolist()
+
+
 def details(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Details:
-    """Precision, recall and F1 of each label, and how often each was taken for each other."""
-    predicted, true = logits.argmax(-1).numpy(), targets.numpy()
-    every = list(range(len(labels)))
-    columns = precision_recall_fscore_support(true, predicted, labels=every, zero_division=0)
-    names = ("precision", "recall", "f1", "support")
-    rows = [
-        {"label": label, **{name: float(column[index]) for name, column in zip(names, columns, strict=True)}}
-        for index, label in enumerate(labels)
-    ]
-    return Details(rows, confusion_matrix(true, predicted, labels=every).tolist())
+    """The report of each class and the confusion matrix."""
+    return Details(report(logits, targets, labels), confusion(logits, targets, labels))
+
+
+def _predicted(logits: Tensor, targets: Tensor) -> list[int]:
+    wrong = (targets + 1) % logits.shape[-1]
+    return torch.where(logits.isfinite().all(-1), logits.argmax(-1), wrong).tolist()
