@@ -19,6 +19,7 @@ from graftlm.cli.sites import sites
 from graftlm.core.errors import UserError, unknown
 
 FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
+INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (fit, evaluate, predict, merge, sites, methods, models):
@@ -58,9 +59,11 @@ def code(arguments: list[str]) -> int:
     try:
         result = app(arguments or ["--help"], prog_name="graftlm", standalone_mode=False)
         sys.stdout.flush()
+        if result == INTERRUPTED:  # typer's own word for Ctrl-C
+            return _failed("interrupted", INTERRUPTED)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _failed("interrupted", 130)
+        return _failed("interrupted", INTERRUPTED)
     except BrokenPipeError:
         return _unread()
     except SystemExit as error:

