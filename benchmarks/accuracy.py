@@ -1,7 +1,7 @@
 """Accuracy on real data: `sst2` with MiniLM (3 seeds), and 1,000 examples of `ag_news` with SmolLM2.
 
-    python benchmarks/accuracy.py sst2 --data DIR_OF_DATASETS [--seeds 3]
-    python benchmarks/accuracy.py ag_news --data DIR_OF_DATASETS
+python benchmarks/accuracy.py sst2 --data DIR_OF_DATASETS [--seeds 3]
+python benchmarks/accuracy.py ag_news --data DIR_OF_DATASETS
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
         scores.append(run.metrics["accuracy"])
         timing = run.record["timing"]
         print(
-            f"{options.job} seed {seed}: validation {run.metrics['accuracy']:.4f}, test {test.metrics['accuracy']:.4f}, "
+            f"seed {seed}: validation {run.metrics['accuracy']:.4f}, test {test.metrics['accuracy']:.4f}, "
             f"{timing['train_seconds']:.0f} s training, {timing['train_examples_per_second']:.0f} examples a second, "
             f"peak {run.record['peak_memory_bytes'] / 2**30:.2f} GiB",
             flush=True,

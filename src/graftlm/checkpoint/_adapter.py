@@ -68,7 +68,9 @@ def adapter_folder(run: Path) -> Path:
         if (folder / OURS).exists():
             return folder
     if not run.exists():
-        near = [path for path in run.parent.iterdir() if (path / "adapter" / OURS).exists()] if run.parent.is_dir() else []
+        near = (
+            [path for path in run.parent.iterdir() if (path / "adapter" / OURS).exists()] if run.parent.is_dir() else []
+        )
         raise UserError(f"no run at {run}" + (f"; there is {', '.join(sorted(map(str, near))[:5])}" if near else ""))
     raise UserError(f"{run} holds no finished run: {run / 'adapter' / OURS} is missing")
 
@@ -77,8 +79,9 @@ def load_card(run: Path) -> Card:
     """What a run's `graftlm.json` says."""
     path = adapter_folder(run) / OURS
     body = read_json(path, "adapter card")
-    if not isinstance(body, dict) or body.get("version") != VERSION:
-        raise UserError(f"{path} is of version {body.get('version') if isinstance(body, dict) else None}; this graftlm reads {VERSION}")
+    version = body.get("version") if isinstance(body, dict) else None
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version}; this graftlm reads {VERSION}")
     names = set(Card.__dataclass_fields__)
     wrong = sorted(names ^ body.keys())
     if wrong:

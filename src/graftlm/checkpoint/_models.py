@@ -86,8 +86,8 @@ def converted(source: ModelSource, cache: Path | None = None) -> ModelSource:
     for mark in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, mark):
             delattr(model.config, mark)
-    model.is_quantized = False
-    model.hf_quantizer = None
+    for mark in ("is_quantized", "hf_quantizer"):
+        setattr(model, mark, None)
     target = (cache or default_cache()) / source.name
     with new_folder(target) as folder:
         model.save_pretrained(folder)

@@ -12,7 +12,7 @@ from typing import Any
 from graftlm.core.errors import UserError
 
 
-def write_bytes(path: Path, write: Callable[[Path], None]) -> None:
+def write_bytes(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, then syncs it and renames it onto `path`."""
     handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -30,7 +30,7 @@ def write_bytes(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8 text with `\\n` line ends."""
-    write_bytes(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")) and None)
+    write_bytes(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -36,7 +36,7 @@ class HeadConfig(Config):
     """`pooling`: the architecture's own ("default"), the "first" or "last" real token, or the "mean" of them."""
 
     pooling: Literal["default", "first", "last", "mean"] = "default"
-    dropout: NonNegativeFloat = Field(0.0, lt=1)
+    dropout: NonNegativeFloat = Field(default=0.0, lt=1)
 
 
 class TrainingConfig(Config):
@@ -51,7 +51,7 @@ class TrainingConfig(Config):
     head_learning_rate: PositiveFloat | None = None
     weight_decay: NonNegativeFloat = 0.0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: NonNegativeFloat = Field(0.06, lt=1)
+    warmup: NonNegativeFloat = Field(default=0.06, lt=1)
     epochs: PositiveFloat = 3.0
     max_steps: PositiveInt | None = None
     max_seconds: PositiveFloat | None = None

@@ -23,8 +23,11 @@ def attach(
     """
     sites = Sites(base, tokenizer)
     given = seeds or {}
-    return Attached(sites, {run: acts(config, sites) for run, config in methods.items()},
-                    {run: given.get(run, 0) for run in methods})
+    return Attached(
+        sites,
+        {run: acts(config, sites) for run, config in methods.items()},
+        {run: given.get(run, 0) for run in methods},
+    )
 
 
 def count(base: nn.Module, config: MethodConfig) -> dict[str, int]:
@@ -45,4 +48,15 @@ def count(base: nn.Module, config: MethodConfig) -> dict[str, int]:
     return {"delta": total(config), "kept": total(kept(config))}
 
 
-__all__ = ["PACKAGE", "MethodConfig", "acts", "attach", "config_class", "count", "kept", "learning_rate", "parse", "peft_form"]
+__all__ = [
+    "PACKAGE",
+    "MethodConfig",
+    "acts",
+    "attach",
+    "config_class",
+    "count",
+    "kept",
+    "learning_rate",
+    "parse",
+    "peft_form",
+]

@@ -56,7 +56,9 @@ def acts(config: LoraConfig, sites: Sites) -> Sequence[Act]:
             raise UserError(f"lora acts on linear layers; {site.module} is of kind {site.kind}")
     for pattern in (*config.rank_pattern, *config.alpha_pattern):
         if not any(_matches(pattern, site) for site in found):
-            raise UserError(f'pattern "{pattern}" matches none of the {len(found)} chosen sites (first: {found[0].module})')
+            raise UserError(
+                f'pattern "{pattern}" matches none of the {len(found)} chosen sites (first: {found[0].module})'
+            )
     return [_branch(config, site) for site in found]
 
 

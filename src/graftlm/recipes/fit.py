@@ -25,7 +25,7 @@ from graftlm.recipes._history import History
 from graftlm.recipes._model import TaskModel, build
 from graftlm.sites import Select, Sites
 from graftlm.tasks import Features, TaskData, head_keys
-from graftlm.training import Outcome, Plan, train
+from graftlm.training import Outcome, Plan, optimizers, train
 
 RUN = "run"
 
@@ -41,6 +41,7 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     task = tasks.task(config.task)
     method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
     metric = _metric(config, task)
+    _known_optimizer(config)
     data = tasks.load(config.data, config.task, splits=("train", "validation"))
     for note in data.notes:
         reporter.line(note)
@@ -55,7 +56,9 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
         accelerator.init_trackers("graftlm", config=None)
         outcome = train(losses, {RUN: plan}, accelerator, reporter)[RUN]
         accelerator.end_training()
-    return _save(config, out, model, data, method, outcome, peft, max_length, time.perf_counter() - started, task, reporter)
+    return _save(
+        config, out, model, data, method, outcome, peft, max_length, time.perf_counter() - started, task, reporter
+    )
 
 
 def _free(out: Path, overwrite: bool) -> Path:
@@ -71,6 +74,12 @@ def _metric(config: FitConfig, task: ModuleType) -> str:
     if metric not in task.METRICS:
         raise unknown("metric", metric, task.METRICS)
     return metric
+
+
+def _known_optimizer(config: FitConfig) -> None:
+    known = optimizers()
+    if config.training.optimizer not in known:
+        raise unknown("optimizer", config.training.optimizer, known)
 
 
 def _with_labels(method: methods.MethodConfig, data: TaskData) -> methods.MethodConfig:
@@ -214,7 +223,8 @@ def _save(
         "train_examples_per_second": round(outcome.examples / max(outcome.seconds, 1e-9), 2),
     }
     record = {
-        "config": config.model_dump(mode="json") | {"method": {"name": method.method, **method.model_dump(mode="json")}},
+        "config": config.model_dump(mode="json")
+        | {"method": {"name": method.method, **method.model_dump(mode="json")}},
         "versions": _versions(),
         "seed": config.seed,
         "parameters": counts,

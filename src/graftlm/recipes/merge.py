@@ -38,7 +38,9 @@ def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> 
     difference = float((_plain_logits(model, predictor) - expected).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
-        raise UserError(f"the merged model's logits differ by {difference:.2g} (at most {allowed:.2g} is allowed); nothing is written")
+        raise UserError(
+            f"the merged logits differ by {difference:.2g} (at most {allowed:.2g} is allowed); nothing is written"
+        )
     with new_folder(target) as folder:
         model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
         predictor.model.base.tokenizer.save_pretrained(folder)
@@ -53,8 +55,14 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
     model, card = predictor.model, predictor.card
     family = model.attached.sites.head
     if family is None or card.head["pooling"] != "default":
-        why = f"pooling = {card.head['pooling']}" if family else f'an architecture without a table ("{model.attached.sites.family}")'
-        raise UserError(f"{why} has no place in a plain Transformers model; keep the adapter, or train with the default pooling")
+        why = (
+            f"pooling = {card.head['pooling']}"
+            if family
+            else f'an architecture without a table ("{model.attached.sites.family}")'
+        )
+        raise UserError(
+            f"{why} has no place in a plain Transformers model; keep the adapter, or train with the default pooling"
+        )
     config = load_config(model.base.source)
     names = card.labels or ("score",)
     config.num_labels = len(names)
@@ -76,7 +84,9 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
         raise UserError(f"{type(plain).__name__} has {len(missing)} tensors that the run lacks (first: {missing[0]})")
     unread = [name for name in unexpected if not name.endswith("position_ids")]
     if unread:
-        raise UserError(f"{type(plain).__name__} has no place for {len(unread)} tensors of the run (first: {unread[0]})")
+        raise UserError(
+            f"{type(plain).__name__} has no place for {len(unread)} tensors of the run (first: {unread[0]})"
+        )
     return plain
 
 

@@ -44,7 +44,16 @@ def describe(model: str, method: str | None = None, options: Mapping[str, Any] |
     rows = []
     for role, own in groups.items():
         path = own[0].module if own[0].layer is None else own[0].module.replace(f".{own[0].layer}.", ".N.", 1)
-        rows.append([role, str(len(own)), path, own[0].kind, f"{own[0].d_in} → {own[0].d_out}", "yes" if own[0].has_bias else "no"])
+        rows.append(
+            [
+                role,
+                str(len(own)),
+                path,
+                own[0].kind,
+                f"{own[0].d_in} → {own[0].d_out}",
+                "yes" if own[0].has_bias else "no",
+            ]
+        )
     size = sum(parameter.numel() for parameter in base.parameters())
     columns = ["role", "sites", "module", "kind", "width", "bias"]
     made = Description(found.family, found.notice, size, columns, rows)

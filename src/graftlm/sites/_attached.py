@@ -24,7 +24,8 @@ class Attached(nn.Module):
 
     `base` is any Transformers model; `acts` says what each run does; `seeds` where its initial values come from.
     Call it as the base is called, with keyword arguments, inside `with attached.route([...])`; with a single run
-    no route is needed. Both the forward and the backward pass belong inside the `with` under gradient checkpointing.
+    no route is needed. Under gradient checkpointing both the forward and the backward pass belong inside the `with`;
+    it must not be reentrant, which it is not by default.
     """
 
     def __init__(self, sites: Sites, acts: Mapping[str, Sequence[Act]], seeds: Mapping[str, int]):
@@ -58,7 +59,9 @@ class Attached(nn.Module):
     def _check_sharing(self) -> None:
         for run, own in self.acts.items():
             if len(self.runs) > 1 and any(isinstance(act, Select) for act in own):
-                raise UserError(f'adapter "{run}" trains the base\'s own weights, so it cannot share the base; attach it alone')
+                raise UserError(
+                    f'adapter "{run}" trains the base\'s own weights, so it cannot share the base; attach it alone'
+                )
             for kind in (Past, Tokens):
                 if sum(isinstance(act, kind) for act in own) > 1:
                     raise UserError(f'adapter "{run}" has two {kind.__name__.lower()} parts; one is the most')
@@ -194,7 +197,11 @@ class Attached(nn.Module):
     def forward(self, **batch: Any) -> Any:
         """The base's own forward pass with the route's runs in it."""
         if not self._routed:
-            raise UserError(f"no route: say which of {', '.join(self.runs)} each row is for, with attached.route([...])")
+            raise UserError(
+                f"no route: say which of {', '.join(self.runs)} each row is for, with attached.route([...])"
+            )
+        if self.training and getattr(self.sites.config, "use_cache", False):
+            batch = {"use_cache": False} | batch  # checkpointing would fill a cache twice
         return self.base(**batch)
 
     def route(self, rows: Sequence[str | None] | str | None, keys: Tensor | None = None) -> "_Scope":
@@ -261,8 +268,11 @@ class Attached(nn.Module):
         views = self._views[run]
         missing, unexpected = sorted(views.keys() - tensors.keys()), sorted(tensors.keys() - views.keys())
         if missing or unexpected:
-            parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in
-                     (("missing", missing), ("unexpected", unexpected)) if names]
+            parts = [
+                f"{len(names)} {kind} (first: {names[0]})"
+                for kind, names in (("missing", missing), ("unexpected", unexpected))
+                if names
+            ]
             raise UserError(f'the tensors for adapter "{run}" do not fit it: {", ".join(parts)}')
         for name, view in views.items():
             if tuple(tensors[name].shape) != tuple(view.shape):
@@ -283,7 +293,9 @@ class Attached(nn.Module):
                 continue
             if not isinstance(act, Branch) or act.merge is None:
                 kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "a nonlinear branch")
-                raise UserError(f'adapter "{run}" cannot be merged: {kind} at {_group(act)[1]} is not a change of a weight')
+                raise UserError(
+                    f'adapter "{run}" cannot be merged: {kind} at {_group(act)[1]} is not a change of a weight'
+                )
             self._merge(run, act, out)
         return out
 
@@ -362,4 +374,3 @@ def _write(target: Tensor, values: Tensor, rows: Any) -> None:
         return
     split = target.unflatten(0, (rows.groups, rows.width))
     split[:, rows.start : rows.stop] = values.clone().unflatten(0, (rows.groups, rows.stop - rows.start))
-

@@ -103,7 +103,8 @@ def _with_prefix(
     past_key, past_value = prefixes.keys_and_values(chunk, derived, rate, key)
     mask = _extended(module, mask, chunk, derived, query, key, kwargs.get("is_causal"))
     key, value = torch.cat((past_key, key), dim=2), torch.cat((past_value, value), dim=2)
-    return sdpa_attention_forward(module, query, key, value, mask, **kwargs | {"is_causal": False})[0]
+    options: dict[str, Any] = {**kwargs, "is_causal": False}
+    return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
 
 
 def _extended(

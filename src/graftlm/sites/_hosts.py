@@ -196,4 +196,3 @@ def _with_part(y: Tensor, rows: Rows, part: Tensor) -> Tensor:
     inside = part.unflatten(-1, (rows.groups, rows.stop - rows.start))
     pieces = (split[..., : rows.start], inside, split[..., rows.stop :])
     return torch.cat(pieces, dim=-1).flatten(-2)
-

@@ -120,8 +120,7 @@ class Sites:
         return int(self.embedding().num_embeddings)
 
     def embedding(self) -> nn.Embedding:
-        module = self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
-        return module
+        return self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
 
     @property
     def positions(self) -> int | None:

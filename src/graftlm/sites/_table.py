@@ -27,7 +27,7 @@ SPANS = ("span.attention", "span.feedforward")
 
 @dataclass(frozen=True)
 class Fused:
-    """A role inside a fused layer: the layer's outputs seen as `groups` blocks of `parts`, of which it is the `part`-th.
+    """A role inside a fused layer: its outputs seen as `groups` blocks of `parts`, it being the `part`-th.
 
     GPT-2's `c_attn` is one group of three parts; a layer interleaved by head has a group a head.
     `groups` and the widths of the parts (where they differ) may be names of config fields or products of them.

@@ -24,6 +24,7 @@ class SequenceHead(nn.Module):
 
     def __init__(self, attached: Attached, config: HeadConfig, outputs: int, missing: frozenset[str] = frozenset()):
         super().__init__()
+        self.pool: Pool
         self.pool, dense, bias = pooling(attached, config)
         self.dense_path = dense
         self.trains_dense = dense is not None and any(key.startswith(dense) for key in missing)
@@ -39,7 +40,7 @@ class SequenceHead(nn.Module):
         self.dropout = config.dropout
         attached.router.has_dropout |= config.dropout > 0
         constants = {run: {"dropout": config.dropout} for run in attached.runs}
-        self.bank: Bank = attached.add_bank(PLACE, {run: params for run in attached.runs}, constants)
+        self.bank: Bank = attached.add_bank(PLACE, dict.fromkeys(attached.runs, params), constants)
 
     def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
         """hidden (b t d), real (b t) true at the text's own tokens -> logits (b outputs)."""

@@ -87,7 +87,9 @@ def steps_of(plan: Plan) -> tuple[int, int]:
     return config.max_steps or max(1, round(config.epochs * per_epoch)), per_epoch
 
 
-def train(losses: Losses, plans: Mapping[str, Plan], accelerator: Accelerator, reporter: Reporter) -> dict[str, Outcome]:
+def train(
+    losses: Losses, plans: Mapping[str, Plan], accelerator: Accelerator, reporter: Reporter
+) -> dict[str, Outcome]:
     """Trains the runs of `plans` together and leaves each with its best weights (its last, where none is evaluated).
 
     A single run whose loss is not finite raises UserError; among several it stops alone, as its outcome says.
@@ -123,7 +125,9 @@ def _start(plan: Plan) -> _State:
 
 def _step(losses: Losses, states: Mapping[str, _State], step: int, accelerator: Accelerator) -> int:
     """One optimizer step of each active run; gives the number of examples seen."""
-    waiting = {run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()}
+    waiting = {
+        run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()
+    }
     sizes = {run: sum(map(len, parts)) for run, parts in waiting.items()}
     sums = dict.fromkeys(states, 0.0)
     for part in range(max(map(len, waiting.values()))):
@@ -147,7 +151,9 @@ def _update(state: _State, loss: float) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
         rate = state.schedule.get_last_lr()[0]
-        state.outcome.stopped = f"{what} at step {state.outcome.steps + 1}, learning rate {rate:.3g}; a lower rate may help"
+        state.outcome.stopped = (
+            f"{what} at step {state.outcome.steps + 1}, learning rate {rate:.3g}; a lower rate may help"
+        )
         state.active = False
         return
     state.optimizer.step()

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,9 @@ def optimizers() -> dict[str, type[Optimizer]]:
     return {name: value for name, value in found.items() if name not in NEEDS_CLOSURE}
 
 
-def optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig, rate: float, head_rate: float) -> Optimizer:
+def optimizer(
+    parameters: Mapping[str, nn.Parameter], config: TrainingConfig, rate: float, head_rate: float
+) -> Optimizer:
     """One run's optimizer. Vectors (biases, norms, scales) are not decayed; the head has its own rate."""
     known = optimizers()
     if config.optimizer not in known:
@@ -36,9 +39,8 @@ def optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig, ra
         key = (head_rate if name.startswith("head.") else rate, decay)
         groups.setdefault(key, []).append(parameter)
     try:
-        return known[config.optimizer](
-            [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()]
-        )
+        make: Any = known[config.optimizer]
+        return make([{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()])
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {config.optimizer} cannot be used here: {error}") from None
 
