@@ -1,6 +1,7 @@
 """A tiny model with a tokenizer, tiny data, and the command called in this process."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=32,
+        initializer_range=0.5,
     )
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -61,21 +63,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder.mkdir()
     for split, count in (("train", 48), ("validation", 16), ("test", 20)):
         rows = [
-            {
-                "id": f"{split}-{place}",
-                "text": f"the day is {(GOOD if place % 2 else BAD)[place % 5]} {(GOOD if place % 2 else BAD)[place % 3]}",
-                "label": "good" if place % 2 else "bad",
-            }
+            {"id": f"{split}-{place}", "text": f"the day is {words[place % 5]} {words[place % 3]}", "label": label}
             for place in range(count)
+            for words, label in [(GOOD, "good") if place % 2 else (BAD, "bad")]
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, model: str, data: str) -> Path:
+    """A run that has learned which words are good."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    flags = ("--method", "lora", "--epochs", "15", "--batch-size", "8", "--lr", "0.02", "--quiet")
+    assert code(["fit", "--model", model, "--data", data, "--out", str(out), *flags]) == 0
+    return out
+
+
 @pytest.fixture
-def run(graftlm: Command, model: str, data: str) -> Path:
-    """A trained run, in the working folder under "run"."""
-    flags = ("--method", "lora", "--epochs", "12", "--batch-size", "8", "--lr", "0.02", "--quiet")
-    found, _, err = graftlm("fit", "--model", model, "--data", data, "--out", "run", *flags)
-    assert (found, err) == (0, "")
-    return Path("run")
+def run(trained: Path) -> Path:
+    """The trained run, in the working folder under "run"."""
+    return Path(shutil.copytree(trained, "run"))

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,10 @@ COMMANDS = ("fit", "evaluate", "predict", "merge", "sites", "methods", "models")
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "pandas", "numpy", "accelerate")
 LIGHT = [["--help"], *([name, "--help"] for name in COMMANDS), ["methods"], ["models"]]
 PROGRAM = f"""
-import sys, time
-started = time.perf_counter()
+import sys
 from graftlm.cli.main import code
 assert code(sys.argv[1:]) == 0
-print([name for name in {HEAVY!r} if name in sys.modules], time.perf_counter() - started, file=sys.stderr)
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
 
 
@@ -41,14 +39,16 @@ def _example(text: str) -> list[list[str]]:
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("[] ")
+    assert done.stderr == "[]\n"
 
 
 def test_help_answers_in_half_a_second() -> None:
     def seconds() -> float:
-        started = time.perf_counter()
+        """Of the processor, which a busy machine does not stretch."""
+        before = os.times()
         subprocess.run([sys.executable, "-m", "graftlm.cli.main", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - started
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
     assert min(seconds() for _ in range(3)) < 0.5
 
@@ -57,7 +57,7 @@ def test_no_arguments_show_the_help_of_all_commands(capfd: pytest.CaptureFixture
     assert code([]) == 0
     out = capfd.readouterr().out
     assert all(f"\n  {name} " in out for name in COMMANDS)
-    assert "..." not in out
+    assert "..." not in out.split("Commands:")[1]
 
 
 def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,4 +82,5 @@ def test_the_examples_work_as_printed(
         (example,) = _example(_help(capfd, command))
         fewer = ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20}"] if command == "fit" else []
         assert code([*example[1:], *fewer]) == 0, capfd.readouterr().err
-    assert os.listdir("runs") and Path("runs/tweets-merged/config.json").exists()
+    assert Path("runs/tweets/adapter").is_dir()
+    assert Path("runs/tweets-merged/config.json").exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,16 +19,23 @@ def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def _plain(text: str) -> str:
+    """A table without its alignment."""
+    return re.sub(" +", " ", text)
+
+
 def test_fit_evaluate_predict_and_merge(run: Path, graftlm: Command, data: str) -> None:
     found, out, _ = graftlm("evaluate", run, "--data", data, "--split", "test", "--predict", "--batch-size", "7")
     assert found == 0
     assert out.startswith("run: test, 20 examples in ")
-    assert "accuracy     1.0000" in out
-    assert "confusion (rows: true, columns: predicted)\n      bad  good\nbad    10     0\ngood    0    10\n" in out
+    assert "accuracy 1.0000" in _plain(out)
+    assert "confusion (rows: true, columns: predicted)\n bad good\nbad 10 0\ngood 0 10\n" in _plain(out)
     assert json.loads((run / "metrics.json").read_text())["split"] == "test"
     assert len(_lines((run / "predictions.jsonl").read_text())) == 20
 
-    found, out, err = graftlm("predict", run, "--text", "the day is good", "--text", "it is awful", "--quiet")
+    found, out, err = graftlm(
+        "predict", run, "--text", "the day is good happy", "--text", "the day is bad sad", "--quiet"
+    )
     assert (found, err) == (0, "")
     answers = _lines(out)
     assert [answer["label"] for answer in answers] == ["good", "bad"]
@@ -36,7 +44,7 @@ def test_fit_evaluate_predict_and_merge(run: Path, graftlm: Command, data: str) 
     found, out, _ = graftlm("merge", run, "--to", "merged")
     assert (found, out) == (0, "merged\n")
     plain = AutoModelForSequenceClassification.from_pretrained("merged")
-    tokens = AutoTokenizer.from_pretrained("merged")("the day is good", return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained("merged")("the day is good happy", return_tensors="pt")
     chances = plain(**tokens).logits.softmax(-1)[0].tolist()
     assert chances == pytest.approx(list(answers[0]["probabilities"].values()), abs=1e-4)
 
@@ -49,7 +57,7 @@ def test_fit_says_what_it_trained_and_what_to_do_next(graftlm: Command, model: s
     found, out, err = graftlm("fit", "--model", model, "--data", data, "--method", "lora", "--out", "my run", *flags)
     assert found == 0
     assert out.startswith("my run: validation\n")
-    assert "trained: method + head  256 + 34 (" in out  # 2 layers × q and v × 2 (16 + 16); 2 × 16 + 2
+    assert "trained: method + head 256 + 34 (" in _plain(out)  # 2 layers × q and v × 2 (16 + 16); 2 × 16 + 2
     assert err.splitlines()[-1] == "next: graftlm predict 'my run' --text \"…\""
     assert {path.name for path in Path("my run").iterdir()} == {"run.json", "metrics.json", "history.jsonl", "adapter"}
 
@@ -61,7 +69,7 @@ def test_a_run_is_written_whole_from_a_config_file(graftlm: Command, model: str,
     flags = ("--out", "b", "--pooling", "mean", "--shots", "4", "--precision", "fp32", "--predict", "--quiet")
     found, out, err = graftlm("fit", "run.yaml", *flags, "-o", "training.max_steps=2")
     assert (found, err) == (0, "")
-    assert "steps                   2 (done)" in out
+    assert "steps 2 (done)" in _plain(out)
     config = json.loads(Path("b/run.json").read_text())["config"]
     assert (config["seed"], config["method"]["name"], config["head"]["pooling"]) == (3, "bitfit", "mean")
     assert config["data"]["shots"] == 4
@@ -81,14 +89,16 @@ def test_the_same_seed_gives_the_same_run(graftlm: Command, model: str, data: st
 
 
 def test_predict_reads_a_file_and_keeps_ids(run: Path, graftlm: Command) -> None:
-    Path("some.jsonl").write_text('{"id": "x", "text": "it is sad"}\n{"id": "y", "text": "it is fine"}\n')
+    Path("some.jsonl").write_text(
+        '{"id": "x", "text": "the day is sad poor"}\n{"id": "y", "text": "the day is fine happy"}\n'
+    )
     found, out, _ = graftlm("predict", run, "--file", "some.jsonl")
     assert found == 0
     assert [(row["id"], row["label"]) for row in _lines(out)] == [("x", "bad"), ("y", "good")]
     found, nothing, err = graftlm("predict", run, "--file", "some.jsonl", "--to", "answers.jsonl")
     assert (found, nothing, err) == (0, "", "2 answers in answers.jsonl\n")
     assert Path("answers.jsonl").read_text() == out
-    Path("some.csv").write_text("body\nit is sad\n")
+    Path("some.csv").write_text("body\nthe day is sad poor\n")
     found, out, _ = graftlm("predict", run, "--file", "some.csv", "--columns", "text=body")
     assert [row["label"] for row in _lines(out)] == ["bad"]
 
@@ -96,8 +106,8 @@ def test_predict_reads_a_file_and_keeps_ids(run: Path, graftlm: Command) -> None
 @pytest.mark.parametrize(
     ("content", "ids"),
     [
-        ("it is sad\n\nit is fine\n", [None, None]),
-        ('{"text": "it is sad", "id": 7}\n{"text": "it is fine", "id": 8}', ["7", "8"]),
+        ("the day is sad poor\n\nthe day is fine happy\n", [None, None]),
+        ('{"text": "the day is sad poor", "id": 7}\n{"text": "the day is fine happy", "id": 8}', ["7", "8"]),
     ],
 )
 def test_predict_reads_standard_input(
@@ -149,9 +159,9 @@ def test_many_labels_show_what_is_most_often_confused(graftlm: Command, model: s
 def test_sites_of_a_model_and_what_a_method_trains_there(graftlm: Command, model: str) -> None:
     found, out, err = graftlm("sites", model, "--method", "lora", "-o", "method.rank=2")
     assert (found, err) == (0, "")
-    assert "attention.query     2      encoder.layer.N.attention.self.query" in out
+    assert "attention.query 2 encoder.layer.N.attention.self.query" in _plain(out)
     assert "lora trains 256 (" in out
-    assert "2 × attention.value  up      16 × 2" in out
+    assert "2 × attention.value up 16 × 2" in _plain(out)
     found, out, _ = graftlm("sites", model, "--method", "head")
     assert (found, "head trains 0 (0.000 %)" in out) == (0, True)
 

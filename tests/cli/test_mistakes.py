@@ -1,7 +1,6 @@
 """A mistake is one line that names what would work, exit code 2, and leaves nothing behind; a bug is 1."""
 
 import io
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,7 +64,7 @@ def test_a_mistake_is_one_line_that_says_what_would_work(arguments: str, said: s
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert said in err
-    assert os.listdir() == []
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,7 @@ def test_a_full_folder_is_kept_unless_it_may_be_replaced(graftlm: Command, model
     Path("out").mkdir()
     Path("out/mine.txt").write_text("mine")
     found, _, err = graftlm(*_fit(model, data))
-    assert (found, "--overwrite" in err, os.listdir("out")) == (2, True, ["mine.txt"])
+    assert (found, "--overwrite" in err, list(Path("out").iterdir())) == (2, True, [Path("out/mine.txt")])
 
 
 def test_a_place_that_cannot_be_written_is_named(graftlm: Command, model: str, data: str) -> None:
