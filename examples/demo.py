@@ -1,79 +1,89 @@
-"""Six parameter-efficient methods on 4,200 real tweets with a real encoder, and the best one asked.
+"""Six parameter-efficient methods on 4,140 real tweets with a real encoder; then the best one is asked.
 
     python examples/demo.py [--text "a sentence of your own"]
+
+Each method trains for one pass over the tweets beside the same frozen model: less than three minutes in all on two
+cores.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import graftlm
 from graftlm.cli import ConsoleReporter, hush
 
+MODEL = "minilm"
 DATA = Path(__file__).parent / "data" / "tweets"
 RUNS = Path("runs/demo")
-MODEL = "minilm"
-TRAINING = {"batch_size": 32, "epochs": 1}
-METHODS = {
-    "head": {"training": {"learning_rate": 1e-2}},
-    "bitfit": {"training": {"learning_rate": 5e-3}},
-    "lora": {"training": {"learning_rate": 3e-3}},
-    "adapter": {"training": {"learning_rate": 3e-3}},
-    "prefix": {"options": {"length": 10}, "training": {"learning_rate": 1e-2}},
-    "prompt-tuning": {"options": {"length": 10}, "training": {"learning_rate": 5e-2}},
+HEAD = {"pooling": "mean"}  # as the model was trained
+TRAINING = {"epochs": 1, "batch_size": 32}
+METHODS: dict[str, tuple[dict[str, Any], float]] = {  # options, learning rate
+    "head": ({}, 5e-2),
+    "bitfit": ({}, 1e-2),
+    "lora": ({"rank": 8}, 3e-3),
+    "adapter": ({"variant": "pfeiffer"}, 3e-3),
+    "prefix": ({"length": 5}, 3e-3),
+    "prompt-tuning": ({"length": 5}, 5e-2),
 }
 TEXTS = ("what a day :)", "my phone died again, brilliant", "the meeting is at three", "not bad at all!!!")
+COLUMNS = ("method", "accuracy", "macro-F1", "trained", "of the base", "seconds")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", action="append", default=[], help="ask the best method about this too")
-    options = parser.parse_args()
+    parser.add_argument("--text", action="append", default=[], help="ask the best method about this; may be repeated")
+    asked = parser.parse_args().text
     hush()
-    reporter = ConsoleReporter()
     started = time.perf_counter()
-    rows: list[list[str]] = []
-    scores: dict[str, float] = {}
-    for name, settings in METHODS.items():
-        reporter.line(f"\n{name}")
-        out = RUNS / name
-        run = graftlm.fit(
-            model=MODEL,
-            data=DATA,
-            task="classification",
-            method={"name": name, **settings.get("options", {})},
-            training=TRAINING | settings["training"],
-            out=out,
-            overwrite=True,
-            reporter=reporter,
-        )
-        test = graftlm.evaluate(out, DATA, "test")
-        scores[name] = run.metrics["accuracy"]
-        trained = run.parameters["delta"] + run.parameters["head"]
-        rows.append(
-            [
-                name,
-                f"{run.metrics['accuracy']:.3f}",
-                f"{test.metrics['accuracy']:.3f}",
-                f"{test.metrics['macro_f1']:.3f}",
-                f"{run.parameters['kept']:,}",
-                f"{100 * run.parameters['kept'] / run.parameters['base']:.3f} %",
-                f"{trained:,}",
-                f"{run.seconds:.0f}",
-            ]
-        )
-    columns = ("method", "validation", "test", "test macro-F1", "stored", "of the base", "trained", "seconds")
-    reporter.table(f"\naccuracy on tweets, three classes, {MODEL}", columns, rows)
-    best = max(scores, key=lambda name: scores[name])
-    texts = [*TEXTS, *options.text]
-    answers = graftlm.load(RUNS / best).predict(texts)
-    shown = [
+    reporter = ConsoleReporter()
+    results = {name: measure(name, reporter) for name in METHODS}
+    rows = [row for _, row in results.values()]
+    reporter.table(f"\nTest accuracy on tweets, three classes, {MODEL} frozen", COLUMNS, rows)
+    best = max(results, key=lambda name: results[name][0])
+    ask(best, [*TEXTS, *asked], reporter)
+    reporter.line(f"{time.perf_counter() - started:.0f} seconds. The runs are in {RUNS}. Ask the best one more:")
+    reporter.line(f'  {command()} predict {RUNS / best} --text "…"')
+
+
+def measure(name: str, reporter: ConsoleReporter) -> tuple[float, list[str]]:
+    """Trains one method; gives its accuracy on validation, by which the best is chosen, and its row of the table."""
+    reporter.line(f"\n{name}")
+    options, rate = METHODS[name]
+    run = graftlm.fit(
+        model=MODEL,
+        task="classification",
+        data=DATA,
+        method={"name": name, **options},
+        training={**TRAINING, "learning_rate": rate},
+        head=HEAD,
+        out=RUNS / name,
+        overwrite=True,
+        reporter=reporter,
+    )
+    test = graftlm.evaluate(RUNS / name, DATA, "test", reporter).metrics
+    trained = run.parameters["delta"] + run.parameters["head"]
+    share = f"{100 * trained / run.parameters['base']:.3f} %"
+    scores = [f"{test[metric]:.3f}" for metric in ("accuracy", "macro_f1")]
+    return run.metrics["accuracy"], [name, *scores, f"{trained:,}", share, f"{run.seconds:.0f}"]
+
+
+def ask(name: str, texts: list[str], reporter: ConsoleReporter) -> None:
+    """Shows what a run says about texts."""
+    answers = graftlm.load(RUNS / name).predict(texts)
+    rows = [
         [text, answer["label"], f"{answer['probabilities'][answer['label']]:.2f}"]
         for text, answer in zip(texts, answers, strict=True)
     ]
-    reporter.table(f"\n{best}, the best on validation, asked", ("text", "label", "probability"), shown)
-    reporter.line(f"\n{time.perf_counter() - started:.0f} seconds; the runs are in {RUNS}/")
-    reporter.line(f'ask more: .venv/bin/graftlm predict {RUNS / best} --text "…"')
+    reporter.table(f"{name}, the best on validation, is asked", ("text", "label", "probability"), rows)
+
+
+def command() -> str:
+    """`graftlm` of this Python, from here."""
+    path = Path(sys.executable).with_name("graftlm")
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 if __name__ == "__main__":
