@@ -102,7 +102,7 @@ def moves_attention(case: tuple[str, bool, str]) -> bool:
     return not case[2].endswith("attention.key")
 
 
-@pytest.mark.parametrize(("family", "lm", "name"), filter(moves_attention, sites_of("bias")))
+@pytest.mark.parametrize(("family", "lm", "name"), list(filter(moves_attention, sites_of("bias"))))
 def test_a_bias_delta_is_an_edit_of_the_bias(family: str, lm: bool, name: str) -> None:
     base = model(family, lm=lm, dtype=torch.float64)
     site = site_named(base, name)

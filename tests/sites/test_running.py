@@ -1,0 +1,252 @@
+"""How an attached model runs: checkpointing, lower precision, generation, compilation, the graph, and dropout."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from graftlm.methods import MethodConfig, attach
+from graftlm.methods.adapter import AdapterConfig
+from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.lora import LoraConfig
+from graftlm.methods.prefix import PrefixConfig
+from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.sites import Attached, keyed_dropout, row_keys
+from tiny import CAUSAL, TABLED, VOCABULARY, model, output, outputs, padded, randomise_runs, texts, virtual
+
+RUNS: Mapping[str, MethodConfig] = {
+    "lora": LoraConfig(rank=2, dropout=0.2),
+    "all": LoraConfig(rank=3, sites="all-linear"),
+    "houlsby": AdapterConfig(variant="houlsby", bottleneck=3, dropout=0.3),
+    "pfeiffer": AdapterConfig(bottleneck=3),
+    "parallel": AdapterConfig(variant="parallel", bottleneck=3),
+    "prefix": PrefixConfig(length=3, hidden=5, dropout=0.2),
+    "prompt": PromptTuningConfig(length=3),
+}
+ROWS = [run for run in RUNS for _ in range(2)]
+TEXTS = texts(len(ROWS))
+
+
+def gradients(attached: Attached) -> dict[str, Tensor]:
+    keys = row_keys(1, 2, torch.arange(len(ROWS)))
+    with attached.route(ROWS, keys):
+        found = outputs(attached, ROWS, TEXTS, keys=keys)
+        sum(row.float().pow(2).mean() for row in found).backward()
+    named = {(run, name): value for run in attached.runs for name, value in attached.parameters_of(run).items()}
+    return {"/".join(key): value.grad.clone() for key, value in named.items() if value.grad is not None}
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_gradient_checkpointing_gives_the_same_gradients(family: str) -> None:
+    found = []
+    for checkpointed in (False, True):
+        base = model(family)
+        if checkpointed:
+            base.activation_checkpointing_enable()
+        attached = attach(base, RUNS).train()
+        randomise_runs(attached)
+        found.append(gradients(attached))
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert torch.allclose(found[1][name], value, atol=1e-6, rtol=1e-5), name
+
+
+@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize("how", ["autocast", "base"])
+def test_bf16_trains_fp32_tensors_and_stays_near_fp32(family: str, how: str) -> None:
+    exact = attach(model(family), RUNS)
+    randomise_runs(exact, std=0.1)
+    base = model(family, dtype=torch.bfloat16 if how == "base" else torch.float32)
+    attached = attach(base, RUNS)
+    randomise_runs(attached, std=0.1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        found = outputs(attached, ROWS, TEXTS)
+    assert all(value.dtype == torch.float32 for run in RUNS for value in attached.parameters_of(run).values())
+    for row, wanted in zip(found, outputs(exact, ROWS, TEXTS), strict=True):
+        assert (row.float() - wanted).norm() < 0.05 * wanted.norm()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        assert all(value.isfinite().all() for value in gradients(attached.train()).values())
+
+
+GENERATING: Mapping[str, MethodConfig] = {
+    "lora": LoraConfig(rank=2),
+    "prefix": PrefixConfig(length=3, reparametrisation="none"),
+    "unshifted": PrefixConfig(length=4, reparametrisation="none", position_shift=False),
+    "prompt": PromptTuningConfig(length=2),
+    "bare": PromptTuningConfig(length=3, position_shift=False),
+}
+NEW = 5
+
+
+def generating(family: str) -> Attached:
+    attached = attach(model(family, lm=True), GENERATING)
+    randomise_runs(attached, std=1.0)
+    return attached
+
+
+def log_odds(attached: Attached, run: str | None, text: list[int]) -> Tensor:
+    """What one row, alone, without padding and without a cache, gives for the next token."""
+    return outputs(attached, [run], [text])[0][-1].log_softmax(-1)
+
+
+def greedily(attached: Attached, run: str | None, text: list[int]) -> list[int]:
+    new: list[int] = []
+    for _ in range(NEW):
+        new.append(int(log_odds(attached, run, text + new).argmax()))
+    return new
+
+
+def by_beams(attached: Attached, run: str | None, text: list[int], beams: int) -> list[int]:
+    """Beam search that no token ends."""
+    kept: list[tuple[float, list[int]]] = [(0.0, [])]
+    for _ in range(NEW):
+        grown = [
+            (score + float(odds), [*new, token])
+            for score, new in kept
+            for token, odds in enumerate(log_odds(attached, run, text + new))
+        ]
+        kept = sorted(grown, key=lambda item: -item[0])[:beams]
+    return kept[0][1]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("names", [[run, run] for run in GENERATING] + [["prompt", "prefix"], ["lora", None]])
+@pytest.mark.parametrize("family", CAUSAL)
+@torch.no_grad()
+def test_generate_gives_what_forward_passes_without_a_cache_give(
+    family: str, names: list[str | None], beams: int
+) -> None:
+    attached = generating(family)
+    rows = [[5, 9, 14, 33, 8], [41, 7]]
+    batch = padded([virtual(attached, name) + row for name, row in zip(names, rows, strict=True)], "left")
+    with attached.route(names):
+        found = attached.base.generate(
+            **batch, max_new_tokens=NEW, do_sample=False, num_beams=beams, eos_token_id=VOCABULARY + 99
+        )[:, -NEW:].tolist()
+    for name, row, new in zip(names, rows, found, strict=True):
+        wanted = greedily(attached, name, row) if beams == 1 else by_beams(attached, name, row, beams)
+        assert new == wanted
+
+
+def compiled_shapes(family: str, configs: Mapping[str, MethodConfig], shapes: Sequence[tuple[int, int]]) -> None:
+    """Runs batches of (rows of a run, tokens) compiled; after two of them a break or a recompilation raises."""
+    torch._dynamo.reset()
+    counters.clear()
+    attached = attach(model(family, num_hidden_layers=1), configs)
+    randomise_runs(attached)
+    compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)
+    for index, (rows, tokens) in enumerate(shapes):
+        torch._dynamo.config.error_on_recompile = index >= 2
+        names = [run for run in configs for _ in range(rows)]
+        own = zip(names, texts(len(names), low=3, high=tokens), strict=True)
+        batch = padded([virtual(attached, run) + text for run, text in own], to=tokens + 3)
+        attached.route(names if len(configs) > 1 else names[0])
+        found, wanted = output(compiled(**batch)), output(attached(**batch))
+        real = batch["attention_mask"].bool()
+        assert torch.allclose(found[real], wanted[real], atol=1e-4)
+    assert not counters["graph_break"]
+
+
+@pytest.fixture
+def _dynamo() -> Iterator[None]:
+    yield
+    torch._dynamo.config.error_on_recompile = False
+    torch._dynamo.reset()
+
+
+FIVE_SHAPES = [(2, 7), (3, 8), (4, 5), (2, 11), (5, 6), (6, 9), (7, 4)]
+FIVE_LENGTHS = [(2, tokens) for _, tokens in FIVE_SHAPES]
+
+
+@pytest.mark.usefixtures("_dynamo")
+@pytest.mark.parametrize(("family", "runs"), [("bert", ["lora", "same"]), ("gpt2", ["prefix"]), ("llama", ["all"])])
+def test_a_compiled_model_meets_batches_of_new_shapes_without_a_break_or_a_recompilation(
+    family: str, runs: list[str]
+) -> None:
+    compiled_shapes(family, {run: RUNS.get(run, RUNS["lora"]) for run in runs}, FIVE_SHAPES)
+
+
+@pytest.mark.usefixtures("_dynamo")
+def test_a_compiled_model_with_several_methods_meets_new_lengths_without_a_break_or_a_recompilation() -> None:
+    compiled_shapes("bert", {run: RUNS[run] for run in ("lora", "pfeiffer", "prefix", "prompt")}, FIVE_LENGTHS)
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_there_is_no_graph_below_the_lowest_trainable_site(family: str) -> None:
+    attached = attach(model(family), {"a": LoraConfig(sites=r".*\.1\..*(query|c_attn|q_proj)")}).train()
+    inputs: list[Tensor] = []
+    blocks = [attached.base.get_submodule(path) for path in attached.sites.blocks]
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    out = attached(**padded(texts(2))).last_hidden_state
+    assert [x.requires_grad for x in inputs] == [False, False]
+    assert out.requires_grad
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_no_route_to_a_bank_leaves_no_graph(family: str) -> None:
+    attached = attach(model(family), RUNS).train()
+    with attached.disabled():
+        assert not attached(**padded(texts(2))).last_hidden_state.requires_grad
+
+
+@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize("run", ["lora", "houlsby", "prefix"])
+def test_a_rows_dropout_depends_on_neither_neighbours_nor_padding(family: str, run: str) -> None:
+    attached = attach(model(family), RUNS).train()
+    randomise_runs(attached)
+    key = row_keys(3, 4, torch.tensor([7]))
+    text = TEXTS[0]
+    others = row_keys(3, 4, torch.arange(4))
+    with torch.no_grad():
+        alone = outputs(attached, [run], [text], keys=key)[0]
+        again = outputs(attached, [run], [text], keys=row_keys(3, 5, torch.tensor([7])))[0]
+        for side in ("left", "right"):
+            names = ["prompt", None, run, run, "prefix"]
+            keys = torch.cat([others[:2], key, others[2:]])
+            among = outputs(attached, names, [*TEXTS[1:3], text, *TEXTS[3:5]], side, keys, to=15)[2]
+            assert torch.allclose(among, alone, atol=1e-5)
+    assert not torch.allclose(alone, again, atol=1e-3)
+
+
+def test_eval_mode_has_no_dropout() -> None:
+    attached = attach(model("bert"), RUNS).train()
+    randomise_runs(attached)
+    fresh = attach(model("bert"), RUNS)
+    randomise_runs(fresh)
+    with torch.no_grad():
+        pairs = zip(outputs(attached.eval(), ROWS, TEXTS), outputs(fresh, ROWS, TEXTS), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
+def test_keyed_dropout_drops_at_its_rate_and_keeps_the_mean(rate: float) -> None:
+    h = torch.ones(64, 32, 128)
+    keys = row_keys(0, 1, torch.arange(64))
+    found = keyed_dropout(h, keys, torch.arange(32).expand(64, -1), 5, torch.full((64,), rate))
+    assert float((found == 0).float().mean()) == pytest.approx(rate, abs=0.005)
+    assert float(found.mean()) == pytest.approx(1, abs=0.02)
+    for dim in (0, 1, 2):  # no example, token or feature is dropped more than others
+        rates = (found == 0).float().transpose(0, dim).flatten(1).mean(1)
+        assert float((rates - rate).abs().max()) < 0.05
+
+
+def test_masks_of_different_seeds_steps_sites_and_examples_are_independent() -> None:
+    positions, rate = torch.arange(16)[None], torch.tensor([0.5])
+    cases = [(seed, step, example, site) for seed in (0, 1) for step in (0, 1) for example in (0, 1) for site in (3, 4)]
+    masks = [
+        keyed_dropout(torch.ones(1, 16, 256), row_keys(seed, step, torch.tensor([example])), positions, site, rate) == 0
+        for seed, step, example, site in cases
+    ]
+    for index, one in enumerate(masks):
+        for other in masks[:index]:
+            assert float((one == other).float().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_bitfit_in_bf16_adds_fp32_changes() -> None:
+    attached = attach(model("bert", dtype=torch.bfloat16), {"a": BitfitConfig()})
+    attached(**padded(TEXTS)).last_hidden_state.float().pow(2).sum().backward()
+    found = [value.grad for value in attached.parameters_of("a").values() if value.grad is not None]
+    assert {gradient.dtype for gradient in found} == {torch.float32}
