@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig, BertModel, BertTokenizerFast
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from graftlm.cli.main import code
 
@@ -41,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     vocabulary = folder.parent / "vocab.txt"
     vocabulary.write_text("\n".join(WORDS))
-    tokenizer = BertTokenizerFast(vocab=str(vocabulary), model_max_length=32)
+    tokenizer = BertTokenizer(vocab=str(vocabulary), model_max_length=32)
     config = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
@@ -51,6 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         max_position_embeddings=32,
         initializer_range=0.5,
     )
+    torch.manual_seed(0)
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -75,8 +77,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory, model: str, data: str) -> Path:
     """A run that has learned which words are good."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    flags = ("--method", "lora", "--epochs", "15", "--batch-size", "8", "--lr", "0.02", "--quiet")
-    assert code(["fit", "--model", model, "--data", data, "--out", str(out), *flags]) == 0
+    flags = ("--method", "lora", "--epochs", "20", "--batch-size", "8", "--lr", "0.02", "-o", "training.metric=loss")
+    assert code(["fit", "--model", model, "--data", data, "--out", str(out), *flags, "--quiet"]) == 0
     return out
 
 

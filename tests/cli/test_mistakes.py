@@ -171,6 +171,14 @@ def test_exit_codes(
     assert capfd.readouterr().err == said
 
 
+def test_an_interrupted_command_exits_with_130(graftlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graftlm.core.registry.facts", interrupted)
+    assert graftlm("methods") == (130, "", "interrupted\n")
+
+
 @pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(2, "No such file", "x")])
 def test_a_bug_shows_its_traceback_and_exits_with_1(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
