@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -47,8 +48,8 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
         reporter.line(note)
     method = _with_labels(method, data)
     base = load_base(config.model)
-    model, peft = _assemble(config, base, method, task, data, reporter)
     accelerator = _accelerator(config)
+    model, peft = _assemble(config, base, method, task, data, accelerator.device, reporter)
     plan, losses, max_length = _plan(config, model, data, method, metric, reporter)
     out.mkdir(parents=True, exist_ok=True)
     with History(out / "history.jsonl") as history:
@@ -89,7 +90,13 @@ def _with_labels(method: methods.MethodConfig, data: TaskData) -> methods.Method
 
 
 def _assemble(
-    config: FitConfig, base: Base, method: methods.MethodConfig, task: ModuleType, data: TaskData, reporter: Reporter
+    config: FitConfig,
+    base: Base,
+    method: methods.MethodConfig,
+    task: ModuleType,
+    data: TaskData,
+    device: torch.device,
+    reporter: Reporter,
 ) -> tuple[TaskModel, PeftForm | None]:
     set_seed(config.seed)
     sites = Sites(base.model)
@@ -99,7 +106,6 @@ def _assemble(
     selects = any(isinstance(act, Select) for act in methods.acts(method, Sites(base.model, base.tokenizer)))
     if config.training.precision == "bf16" and not selects:
         base.model.to(torch.bfloat16)
-    device = Accelerator().device
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     model = build(base, {RUN: method}, config.head, task, data.labels, {RUN: config.seed})
     if config.training.gradient_checkpointing:
@@ -122,6 +128,7 @@ def _accelerator(config: FitConfig) -> Accelerator:
     for name in config.training.trackers:
         if name not in known:
             raise unknown("tracker", name, known)
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
         return Accelerator(
             mixed_precision="bf16" if config.training.precision == "bf16" else "no",
