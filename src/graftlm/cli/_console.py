@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,11 +35,12 @@ class ConsoleReporter:
         right = [place > 0 and all(map(_is_number, cells)) for place, cells in enumerate(zip(*rows, strict=True))]
         right = right or [False] * len(columns)
         if self.out.is_terminal:
-            table = Table(title=title, title_justify="left")
+            table = Table(box=SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
             for column, numbers in zip(columns, right, strict=True):
                 table.add_column(column, justify="right" if numbers else "left", overflow="fold")
             for row in rows:
                 table.add_row(*row)
+            self.out.print(title, style="bold", soft_wrap=True)
             self.out.print(table)
             return
         widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
