@@ -94,7 +94,8 @@ class Attached(nn.Module):
         """A bank of some runs' tensors, stored as `place.tensor`; a task's head is one that stands at no site."""
 
         def generator(run: str, name: str) -> torch.Generator:
-            return torch.Generator().manual_seed((self.seeds[run] << 32) + salt(f"{place}.{name}"))
+            # hashed together: torch's CPU generator reads the low 32 bits of a seed alone
+            return torch.Generator().manual_seed(salt(f"{self.seeds[run]}.{place}.{name}"))
 
         empty = {run: {} for run in params}
         bank = Bank(params, constants or empty, generator, self._live, self.dtype, self.device)
