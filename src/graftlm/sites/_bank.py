@@ -5,6 +5,7 @@ exact for maths that is linear in the padded axis; lengths are masked.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -43,29 +44,25 @@ class Bank(nn.Module):
                 view.copy_(params[run][name].init(generator(run, name)))
                 self.views[run][name] = nn.Parameter(view)
             self.register_parameter(f"tensor_{name}", nn.Parameter(stacked))
-            self.get_parameter(f"tensor_{name}").register_post_accumulate_grad_hook(self._share(name))
+            self.get_parameter(f"tensor_{name}").register_post_accumulate_grad_hook(_sharing(ref(self), name))
         self.constants = tuple(constants[self.runs[0]])
         for name in self.constants:
             values = torch.tensor([constants[run][name] for run in self.runs], dtype=dtype, device=device)
             self.register_buffer(f"constant_{name}", values, persistent=False)
 
-    def _share(self, name: str) -> Callable[[Tensor], None]:
+    def share(self, name: str, parameter: Tensor) -> None:
         """Hands each live run its slice of a fresh gradient, added to what it has gathered since it was cleared."""
-
-        def share(parameter: Tensor) -> None:
-            gradient, parameter.grad = parameter.grad, None
-            live = self._live()
-            for index, run in enumerate(self.runs):
-                if gradient is None or run not in live:
-                    continue
-                view = self.views[run][name]
-                own = _slice(gradient, index, view.shape)
-                if view.grad is None:
-                    view.grad = own
-                else:
-                    view.grad.add_(own)
-
-        return share
+        gradient, parameter.grad = parameter.grad, None
+        live = self._live()
+        for index, run in enumerate(self.runs):
+            if gradient is None or run not in live:
+                continue
+            view = self.views[run][name]
+            own = _slice(gradient, index, view.shape)
+            if view.grad is None:
+                view.grad = own
+            else:
+                view.grad.add_(own)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Bank":
         super()._apply(fn, recurse)
@@ -88,6 +85,16 @@ class Bank(nn.Module):
         out = {name: chunk.pick(tensor) for name, tensor in self.tensors().items()}
         out |= {name: chunk.pick(self.constant(name)) for name in self.constants}
         return out if dtype is None else {name: tensor.to(dtype) for name, tensor in out.items()}
+
+
+def _sharing(bank: ReferenceType[Bank], name: str) -> Callable[[Tensor], None]:
+    """A tensor's hook, which holds its bank weakly: no cycle through a tensor's hooks is ever collected."""
+
+    def share(parameter: Tensor) -> None:
+        if (own := bank()) is not None:
+            own.share(name, parameter)
+
+    return share
 
 
 def _slice(stacked: Tensor, index: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
