@@ -1,6 +1,6 @@
 """How an attached model runs: checkpointing, lower precision, generation, compilation, the graph, and dropout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
@@ -130,47 +130,36 @@ def test_generate_gives_what_forward_passes_without_a_cache_give(
         assert new == wanted
 
 
-def compiled_shapes(family: str, configs: Mapping[str, MethodConfig], shapes: Sequence[tuple[int, int]]) -> None:
-    """Runs batches of (rows of a run, tokens) compiled; after two of them a break or a recompilation raises."""
-    torch._dynamo.reset()
-    counters.clear()
-    attached = attach(model(family, num_hidden_layers=1), configs)
-    randomise_runs(attached)
-    compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)
-    for index, (rows, tokens) in enumerate(shapes):
-        torch._dynamo.config.error_on_recompile = index >= 2
-        names = [run for run in configs for _ in range(rows)]
-        own = zip(names, texts(len(names), low=3, high=tokens), strict=True)
-        batch = padded([virtual(attached, run) + text for run, text in own], to=tokens + 3)
-        attached.route(names if len(configs) > 1 else names[0])
-        found, wanted = output(compiled(**batch)), output(attached(**batch))
-        real = batch["attention_mask"].bool()
-        assert torch.allclose(found[real], wanted[real], atol=1e-4)
-    assert not counters["graph_break"]
+SIDE_BY_SIDE = {run: RUNS[run] for run in ("lora", "pfeiffer", "prefix", "prompt")}
+WARM_UP = [(2, 7), (3, 8)]  # rows of each run, tokens
+FIVE_SHAPES = [(4, 5), (2, 11), (5, 6), (6, 9), (7, 4)]
 
 
 @pytest.fixture
 def _dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
     yield
     torch._dynamo.config.error_on_recompile = False
     torch._dynamo.reset()
 
 
-FIVE_SHAPES = [(2, 7), (3, 8), (4, 5), (2, 11), (5, 6), (6, 9), (7, 4)]
-FIVE_LENGTHS = [(2, tokens) for _, tokens in FIVE_SHAPES]
-
-
 @pytest.mark.usefixtures("_dynamo")
-@pytest.mark.parametrize(("family", "runs"), [("bert", ["lora", "same"]), ("gpt2", ["prefix"]), ("llama", ["all"])])
-def test_a_compiled_model_meets_batches_of_new_shapes_without_a_break_or_a_recompilation(
-    family: str, runs: list[str]
-) -> None:
-    compiled_shapes(family, {run: RUNS.get(run, RUNS["lora"]) for run in runs}, FIVE_SHAPES)
-
-
-@pytest.mark.usefixtures("_dynamo")
-def test_a_compiled_model_with_several_methods_meets_new_lengths_without_a_break_or_a_recompilation() -> None:
-    compiled_shapes("bert", {run: RUNS[run] for run in ("lora", "pfeiffer", "prefix", "prompt")}, FIVE_LENGTHS)
+@pytest.mark.parametrize("family", TABLED)
+def test_a_compiled_model_meets_mixed_batches_of_new_shapes_without_a_break_or_a_recompilation(family: str) -> None:
+    attached = attach(model(family, num_hidden_layers=1), SIDE_BY_SIDE)
+    randomise_runs(attached)
+    compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)
+    for rows, tokens in WARM_UP + FIVE_SHAPES:
+        torch._dynamo.config.error_on_recompile = (rows, tokens) in FIVE_SHAPES
+        names = [run for run in ("lora", "pfeiffer", None, "prefix", "prompt") for _ in range(rows)]
+        own = zip(names, texts(len(names), low=3, high=tokens), strict=True)
+        batch = padded([virtual(attached, run) + text for run, text in own], to=tokens + 3)
+        attached.route(names)
+        found, wanted = output(compiled(**batch)), output(attached(**batch))
+        real = batch["attention_mask"].bool()
+        assert torch.allclose(found[real], wanted[real], atol=1e-4)
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("family", TABLED)

@@ -36,12 +36,11 @@ class Prefixes:
         route = self.router.active
         if route is None:
             return []
-        found = [
+        return [
             (chunk, derived, rate)
             for derived, rate in self.banks
             for chunk in route.plan(derived.bank.runs, self.router.device)
         ]
-        return sorted(found, key=lambda item: item[0].start) if len(found) > 1 else found
 
     def keys_and_values(
         self, chunk: Chunk, derived: Derived, rate: Tensor | None, like: Tensor
@@ -71,21 +70,16 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if len(chunks) == 1 and chunks[0][0].whole:
         return _with_prefix(module, prefixes, chunks[0], query, key, value, attention_mask, kwargs), None
+    route = prefixes.router.active
+    assert route is not None
     pieces: list[Tensor] = []
-    row = 0
-    for item in [*chunks, None]:
-        start = query.shape[0] if item is None else item[0].start
-        if start > row:
-            rows = slice(row, start)
-            plain = sdpa_attention_forward(
-                module, query[rows], key[rows], value[rows], _mask_rows(attention_mask, rows), **kwargs
-            )
-            pieces.append(plain[0])
-        if item is not None:
-            rows = slice(item[0].start, item[0].stop)
-            mask = _mask_rows(attention_mask, rows)
-            pieces.append(_with_prefix(module, prefixes, item, query[rows], key[rows], value[rows], mask, kwargs))
-            row = item[0].stop
+    for rows, index in route.in_order([chunk for chunk, _, _ in chunks]):
+        own = query[rows], key[rows], value[rows]
+        mask = _mask_rows(attention_mask, rows)
+        if index is None:
+            pieces.append(sdpa_attention_forward(module, *own, mask, **kwargs)[0])
+        else:
+            pieces.append(_with_prefix(module, prefixes, chunks[index], *own, mask, kwargs))
     return torch.cat(pieces), None
 
 

@@ -170,23 +170,19 @@ def patched(y: Tensor, patches: Sequence[Patch], router: Router) -> Tensor:
 
 
 def _apart(one: Chunk, other: Chunk) -> bool:
-    return not (one.whole or other.whole) and (one.stop <= other.start or other.stop <= one.start)
+    if one.whole or other.whole:
+        return False
+    return one.stretches.stop <= other.stretches.start or other.stretches.stop <= one.stretches.start
 
 
 def _layer(y: Tensor, patches: Sequence[Patch], router: Router) -> Tensor:
     if patches[0].chunk.whole:
         return patches[0].compute(y)
+    assert router.active is not None
     shape = y.shape
     y = router.by_example(y)
-    pieces: list[Tensor] = []
-    row = 0
-    for patch in sorted(patches, key=lambda patch: patch.chunk.start):
-        if patch.chunk.start > row:
-            pieces.append(y[row : patch.chunk.start])
-        pieces.append(patch.compute(y[patch.chunk.start : patch.chunk.stop]))
-        row = patch.chunk.stop
-    if row < y.shape[0]:
-        pieces.append(y[row:])
+    order = router.active.in_order([patch.chunk for patch in patches])
+    pieces = [y[rows] if index is None else patches[index].compute(y[rows]) for rows, index in order]
     return torch.cat(pieces).reshape(shape)
 
 

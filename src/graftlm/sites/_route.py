@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,14 +16,26 @@ class Chunk:
 
     Either `runs` runs from `first` with equally many rows each (`index` is None), or `index` (rows) says
     for each row which run it belongs to. `whole` says that the chunk is the whole batch.
+    `before` and `own` hold nothing but their lengths, the rows before the chunk and its own: torch.compile takes
+    a tensor's length as a variable, and a number that it reads from a module as a constant to recompile for.
+    `stretches` says which of the route's stretches of equal names these rows are, whatever the stretches' lengths.
     """
 
-    start: int
-    stop: int
+    stretches: range
+    before: Tensor
+    own: Tensor
     first: int
     runs: int
     index: Tensor | None
     whole: bool
+
+    @property
+    def start(self) -> int:
+        return self.before.shape[0]
+
+    @property
+    def stop(self) -> int:
+        return self.before.shape[0] + self.own.shape[0]
 
     def rows(self, x: Tensor) -> Tensor:
         """This chunk's rows of x (rows …)."""
@@ -64,6 +77,10 @@ class Route:
     uniform: bool = False
     shift: Tensor | int | None = None
     chunks: dict[tuple[str, ...], list[Chunk]] = field(default_factory=dict, repr=False)
+    stretches: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.stretches = sum(1 for _ in groupby(self.names))
 
     def check(self, known: Sequence[str]) -> None:
         for name in self.names:
@@ -88,26 +105,45 @@ class Route:
         place = {name: index for index, name in enumerate(members)}
         if self.uniform:
             name = self.names[0]
-            return [Chunk(0, 0, place[name], 1, None, True)] if name in place else []
+            nothing = _length(0)
+            return [Chunk(range(1), nothing, nothing, place[name], 1, None, True)] if name in place else []
         found: list[Chunk] = []
-        row = 0
-        while row < len(self.names):
-            stop = row
-            runs: list[int] = []
-            while stop < len(self.names) and (name := self.names[stop]) in place:
-                runs.append(place[name])
-                stop += 1
-            if runs:
-                found.append(_chunk(row, stop, runs, row == 0 and stop == len(self.names), device))
-            row = max(stop, row + 1)
+        row = stretch = 0
+        for inside, group in groupby(self.names, key=place.__contains__):
+            names = list(group)
+            stop = stretch + sum(1 for _ in groupby(names))
+            if inside:
+                runs = [place[name] for name in names if name is not None]
+                whole = len(names) == len(self.names)
+                found.append(_chunk(range(stretch, stop), row, runs, whole, device))
+            row, stretch = row + len(names), stop
+        return found
+
+    def in_order(self, chunks: Sequence[Chunk]) -> list[tuple[slice, int | None]]:
+        """The whole batch as rows, each with the index of the chunk that they are, or None for rows of no chunk."""
+        found: list[tuple[slice, int | None]] = []
+        row = stretch = 0
+        for index in sorted(range(len(chunks)), key=lambda index: chunks[index].stretches.start):
+            chunk = chunks[index]
+            if chunk.stretches.start > stretch:
+                found.append((slice(row, chunk.start), None))
+            found.append((slice(chunk.start, chunk.stop), index))
+            row, stretch = chunk.stop, chunk.stretches.stop
+        if stretch < self.stretches:
+            found.append((slice(row, None), None))
         return found
 
 
-def _chunk(start: int, stop: int, runs: list[int], whole: bool, device: torch.device) -> Chunk:
+def _chunk(stretches: range, row: int, runs: list[int], whole: bool, device: torch.device) -> Chunk:
+    before, own = _length(row), _length(len(runs))
     first, last = runs[0], runs[-1]
     count = last - first + 1
     if count > 0 and len(runs) % count == 0:
         each = len(runs) // count
-        if runs == [first + row // each for row in range(len(runs))]:
-            return Chunk(start, stop, first, count, None, whole)
-    return Chunk(start, stop, 0, len(runs), torch.tensor(runs, device=device), whole)
+        if runs == [first + index // each for index in range(len(runs))]:
+            return Chunk(stretches, before, own, first, count, None, whole)
+    return Chunk(stretches, before, own, 0, len(runs), torch.tensor(runs, device=device), whole)
+
+
+def _length(size: int) -> Tensor:
+    return torch.empty(size, 0)
