@@ -127,15 +127,22 @@ def losses(attached: Attached, runs: Sequence[str], step: int) -> dict[str, Tens
 
 
 class Training:
-    """Some runs over one base, each with a learning rate, a clipping and a seed of its own."""
+    """Some runs over one base, each with an optimizer, a schedule, a clipping and a seed of its own."""
 
     def __init__(self, base: nn.Module, configs: Mapping[str, MethodConfig], among: Sequence[str]):
         self.attached = attach(base, configs, seeds={run: 10 + among.index(run) for run in configs}).train()
-        self.optimizers = {
-            run: torch.optim.AdamW(self.attached.parameters_of(run).values(), lr=1e-3 * (1 + among.index(run) % 3))
-            for run in configs
+        self.optimizers = {run: self._optimizer(run, among.index(run)) for run in configs}
+        self.schedules = {
+            run: torch.optim.lr_scheduler.StepLR(optimizer, step_size=5 + among.index(run), gamma=0.8)
+            for run, optimizer in self.optimizers.items()
         }
         self.clips = {run: 0.2 * (1 + among.index(run) % 4) for run in configs}
+
+    def _optimizer(self, run: str, index: int) -> torch.optim.Optimizer:
+        own, rate = self.attached.parameters_of(run).values(), 1e-3 * (1 + index % 3)
+        if index % 4 == 3:
+            return torch.optim.SGD(own, lr=30 * rate, momentum=0.9)
+        return torch.optim.AdamW(own, lr=rate, weight_decay=0.1 * (index % 2))
 
     def step(self, step: int) -> None:
         self.backward(step)
@@ -143,6 +150,7 @@ class Training:
             nn.utils.clip_grad_norm_(self.attached.parameters_of(run).values(), self.clips[run])
             optimizer.step()
             optimizer.zero_grad()
+            self.schedules[run].step()
 
     def backward(self, step: int) -> None:
         torch.stack(list(losses(self.attached, self.attached.runs, step).values())).sum().backward()

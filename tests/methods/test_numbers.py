@@ -6,10 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5EncoderModel,
+)
 
-from graftlm.methods import adapter, bitfit, count, lora, prefix
-from graftlm.sites import Route, View, _attention
+from graftlm.methods import adapter, bitfit, count, full, head, lora, prefix, prompt_tuning
+from graftlm.sites import Route, Sites, View, _attention
 from graftlm.sites._router import Derived, Router
 
 
@@ -33,6 +42,9 @@ def test_lora_gives_the_number_worked_by_hand_attached_and_merged() -> None:
     assert near(y, [5.5, 12.5])
     assert near(attached, [13.5, 12.5])
     assert near(F.linear(x, merged, bias), [13.5, 12.5])
+    unmerged, bias = lora.merge(merged, bias, {"down": down, "up": up, "scale": -scale})
+    assert torch.equal(unmerged, W)
+    assert bias is B
     assert lora.low_rank(x[None, None], down[None], 0 * up[None], scale[None]).count_nonzero() == 0
 
 
@@ -70,14 +82,28 @@ def test_a_prefix_that_is_masked_leaves_attention_as_it_is() -> None:
     assert near(attention(0), attention(None).tolist())
 
 
-def bert(size: str) -> nn.Module:
-    width, layers, heads = {"base": (768, 12, 12), "large": (1024, 24, 16)}[size]
+SIZES = {"base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+def shape(size: str) -> dict[str, int]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return dict(zip(names, (*SIZES[size], 4 * SIZES[size][0]), strict=True))
+
+
+def bert(size: str, vocabulary: int = 30522) -> nn.Module:
     with torch.device("meta"):
-        return BertModel(
-            BertConfig(
-                hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width
-            )
-        )
+        return BertModel(BertConfig(vocab_size=vocabulary, **shape(size)))
+
+
+def roberta(size: str) -> nn.Module:
+    with torch.device("meta"):
+        return RobertaModel(RobertaConfig(max_position_embeddings=514, type_vocab_size=1, **shape(size)))
+
+
+def t5_encoder(width: int) -> nn.Module:
+    """One layer: a prompt's count depends on the width alone."""
+    with torch.device("meta"):
+        return T5EncoderModel(T5Config(vocab_size=32128, d_model=width, num_layers=1))
 
 
 def gpt2(size: str) -> nn.Module:
@@ -87,6 +113,7 @@ def gpt2(size: str) -> nn.Module:
 
 
 LORA = lora.LoraConfig(rank=4, alpha=32)
+NAMED = lora.LoraConfig(rank=8, sites=("query", "value"))
 PARTIAL = bitfit.BitfitConfig(sites=("attention.query", "feedforward.input"))
 
 
@@ -99,6 +126,8 @@ def houlsby(width: int, layer_norms: bool) -> adapter.AdapterConfig:
     [
         (gpt2("medium"), LORA, 393_216),
         (gpt2("large"), LORA, 737_280),
+        (roberta("base"), NAMED, 294_912),
+        (roberta("large"), NAMED, 786_432),
         (bert("large"), houlsby(64, False), 6_343_680),
         (bert("large"), houlsby(64, True), 6_444_032),
         (bert("large"), houlsby(8, False), 835_968),
@@ -112,6 +141,14 @@ def houlsby(width: int, layer_norms: bool) -> adapter.AdapterConfig:
         (bert("large"), bitfit.BitfitConfig(), 272_384),
         (gpt2("medium"), bitfit.BitfitConfig(), 271_360),
         (bert("base"), PARTIAL, 46_080),
+        (bert("large"), PARTIAL, 122_880),
+        (bert("base"), head.HeadConfig(), 0),
+        (bert("base"), full.FullConfig(), 109_482_240),
+        (bert("large"), full.FullConfig(), 335_141_888),
+        (bert("base", 28996), full.FullConfig(), 108_310_272),
+        (bert("large", 28996), full.FullConfig(), 333_579_264),
+        (gpt2("medium"), full.FullConfig(), 354_823_168),
+        (gpt2("large"), full.FullConfig(), 774_030_080),
     ],
     ids=lambda value: value.method if hasattr(value, "method") else None,
 )
@@ -134,3 +171,25 @@ def test_a_prefix_trains_an_mlp_and_keeps_the_published_count(
     found = count(model, prefix.PrefixConfig(length=length))
     assert found["kept"] == kept
     assert training in (None, found["delta"])
+
+
+@pytest.mark.parametrize(
+    ("width", "length", "wanted"),
+    [
+        (512, 100, 51_200),
+        (768, 100, 76_800),
+        (1024, 100, 102_400),
+        (2048, 100, 204_800),
+        (4096, 100, 409_600),
+        (512, 20, 10_240),
+        (768, 1, 768),
+    ],
+)
+def test_a_prompt_trains_the_published_count(width: int, length: int, wanted: int) -> None:
+    config = prompt_tuning.PromptTuningConfig(length=length)
+    assert count(t5_encoder(width), config) == {"delta": wanted, "kept": wanted}
+
+
+@pytest.mark.parametrize(("size", "wanted"), [("base", 38_400), ("large", 100_352)])
+def test_the_norms_of_bert_have_the_published_count(size: str, wanted: int) -> None:
+    assert sum(2 * site.d_out for site in Sites(bert(size)).norms()) == wanted
