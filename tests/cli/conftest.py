@@ -50,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=32,
-        initializer_range=0.5,
+        initializer_range=0.3,
     )
     torch.manual_seed(0)
     BertModel(config).save_pretrained(folder)
@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with splits of texts whose words give the label away."""
     folder = tmp_path_factory.mktemp("data") / "words"
     folder.mkdir()
-    for split, count in (("train", 48), ("validation", 16), ("test", 20)):
+    for split, count in (("train", 60), ("validation", 30), ("test", 20)):
         rows = [
             {"id": f"{split}-{place}", "text": f"the day is {words[place % 5]} {words[place % 3]}", "label": label}
             for place in range(count)

@@ -34,7 +34,7 @@ def test_fit_evaluate_predict_and_merge(run: Path, graftlm: Command, data: str) 
     assert len(_lines((run / "predictions.jsonl").read_text())) == 20
 
     found, out, err = graftlm(
-        "predict", run, "--text", "the day is good happy", "--text", "the day is bad sad", "--quiet"
+        "predict", run, "--text", "the day is good great", "--text", "the day is bad awful", "--quiet"
     )
     assert (found, err) == (0, "")
     answers = _lines(out)
@@ -44,7 +44,7 @@ def test_fit_evaluate_predict_and_merge(run: Path, graftlm: Command, data: str) 
     found, out, _ = graftlm("merge", run, "--to", "merged")
     assert (found, out) == (0, "merged\n")
     plain = AutoModelForSequenceClassification.from_pretrained("merged")
-    tokens = AutoTokenizer.from_pretrained("merged")("the day is good happy", return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained("merged")("the day is good great", return_tensors="pt")
     chances = plain(**tokens).logits.softmax(-1)[0].tolist()
     assert chances == pytest.approx(list(answers[0]["probabilities"].values()), abs=1e-4)
 
@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_run(graftlm: Command, model: str, data: st
 
 def test_predict_reads_a_file_and_keeps_ids(run: Path, graftlm: Command) -> None:
     Path("some.jsonl").write_text(
-        '{"id": "x", "text": "the day is sad poor"}\n{"id": "y", "text": "the day is fine happy"}\n'
+        '{"id": "x", "text": "the day is sad poor"}\n{"id": "y", "text": "the day is fine good"}\n'
     )
     found, out, _ = graftlm("predict", run, "--file", "some.jsonl")
     assert found == 0
@@ -106,8 +106,8 @@ def test_predict_reads_a_file_and_keeps_ids(run: Path, graftlm: Command) -> None
 @pytest.mark.parametrize(
     ("content", "ids"),
     [
-        ("the day is sad poor\n\nthe day is fine happy\n", [None, None]),
-        ('{"text": "the day is sad poor", "id": 7}\n{"text": "the day is fine happy", "id": 8}', ["7", "8"]),
+        ("the day is sad poor\n\nthe day is fine good\n", [None, None]),
+        ('{"text": "the day is sad poor", "id": 7}\n{"text": "the day is fine good", "id": 8}', ["7", "8"]),
     ],
 )
 def test_predict_reads_standard_input(
