@@ -11,6 +11,7 @@ from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import Evaluation
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig
+from graftlm.recipes._cut import recut
 from graftlm.recipes.predict import load
 
 
@@ -25,7 +26,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a run on a split and writes `metrics.json` (and with `predict`, `predictions.jsonl`) into its folder.
 
-    Columns and entity marks are those of the training data unless `data` gives its own.
+    Columns, entity marks and, on the file that the run was trained on, the cut into splits are those of the training
+    unless `data` gives its own.
     """
     reporter = reporter or Silent()
     predictor = load(run, reporter)
@@ -37,6 +39,7 @@ def evaluate(
             "mark": data.mark or (tuple(stored["mark"]) if stored.get("mark") else None),
         }
     )
+    data = recut(data, stored.get("cut"))
     loaded = tasks.load(data, card.task, splits=(split,), labels=card.labels)
     examples = loaded.splits[split]
     started = time.perf_counter()

@@ -22,6 +22,7 @@ from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import RunRecord
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import FitConfig
+from graftlm.recipes._cut import remembered
 from graftlm.recipes._history import History
 from graftlm.recipes._model import TaskModel, build
 from graftlm.sites import Select, Sites
@@ -167,7 +168,7 @@ def _plan(
         seed=config.seed,
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
-        evaluate=_evaluator(config, model, watched, goals, data, reporter) if validation else None,
+        evaluate=_evaluator(config, model, watched, goals, data) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
     )
@@ -181,9 +182,7 @@ def _plan(
     return plan, losses, max_length
 
 
-def _evaluator(
-    config: FitConfig, model: TaskModel, features: list[Features], goals: Tensor, data: TaskData, reporter: Reporter
-) -> Any:
+def _evaluator(config: FitConfig, model: TaskModel, features: list[Features], goals: Tensor, data: TaskData) -> Any:
     def evaluate() -> Mapping[str, float]:
         quiet = Silent()  # the training bar goes on showing
         logits = model.logits(features, RUN, config.training.eval_batch_size, quiet, "evaluate")
@@ -220,7 +219,11 @@ def _save(
         fingerprint=model.base.fingerprint,
         max_length=max_length,
         seed=config.seed,
-        data={"columns": dict(config.data.columns), "mark": list(config.data.mark) if config.data.mark else None},
+        data={
+            "columns": dict(config.data.columns),
+            "mark": list(config.data.mark) if config.data.mark else None,
+            "cut": remembered(config.data),
+        },
         metrics=best,
     )
     save_adapter(out / "adapter", card, tensors, peft)

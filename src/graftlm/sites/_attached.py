@@ -13,6 +13,7 @@ from graftlm.sites._acts import Act, Branch, Param, Past, Select, Tokens
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import salt
 from graftlm.sites._hosts import EmbeddingHost, Host, Placed
+from graftlm.sites._merge import merged_weights
 from graftlm.sites._route import Route
 from graftlm.sites._router import Derived, Router
 from graftlm.sites._sites import Site, Sites
@@ -281,44 +282,18 @@ class Attached(nn.Module):
         for name, view in views.items():
             view.copy_(tensors[name])
 
-    @torch.no_grad()
     def merged(self, run: str) -> dict[str, Tensor]:
         """The base's weights with a run folded in, in fp32, by parameter name; only those that change.
 
         Raises UserError where the run has a part that no weight can express.
         """
-        out: dict[str, Tensor] = {}
         for act in self.acts[run]:
-            if isinstance(act, Select):
-                out[act.parameter] = self._views[run][f"base.{act.parameter}"].detach().clone()
-                continue
-            if not isinstance(act, Branch) or act.merge is None:
+            if not isinstance(act, Select) and (not isinstance(act, Branch) or act.merge is None):
                 kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "a nonlinear branch")
                 raise UserError(
                     f'adapter "{run}" cannot be merged: {kind} at {_group(act)[1]} is not a change of a weight'
                 )
-            self._merge(run, act, out)
-        return out
-
-    def _merge(self, run: str, act: Branch, out: dict[str, Tensor]) -> None:
-        site, merge = act.site, act.merge
-        assert merge is not None
-        module = self._hosts[site.module].inner
-        own: dict[str, Tensor] = {n: self._views[run][f"{site.name}.{n}"].detach().float() for n in act.params}
-        own |= {name: torch.tensor(value) for name, value in act.constants.items()}
-        names = {part: f"{site.module}.{part}" for part in ("weight", "bias")}
-        weight = out.setdefault(names["weight"], module.weight.detach().float().clone())  # pyright: ignore[reportCallIssue, reportArgumentType]
-        bias = getattr(module, "bias", None)
-        if bias is not None:
-            bias = out.setdefault(names["bias"], bias.detach().float().clone())
-        oriented = weight if weight.dim() == 1 or isinstance(module, nn.Linear) else weight.T
-        rows = site.rows
-        part = oriented if rows is None else rows.of_outputs(oriented.T).T
-        part_bias = bias if bias is None or rows is None else rows.of_outputs(bias)
-        new_weight, new_bias = merge(part, part_bias, own)
-        _write(oriented, new_weight, rows)
-        if bias is not None and new_bias is not None:
-            _write(bias, new_bias, rows)
+        return merged_weights(self.acts[run], self._views[run], lambda path: self._hosts[path].inner)
 
     @torch.no_grad()
     def detach(self) -> nn.Module:
@@ -366,12 +341,3 @@ def _group(act: Act) -> tuple[Any, ...]:
     if isinstance(act, Tokens):
         return ("tokens", "prompt", act.derive, tuple(act.params))
     return ("select", act.parameter)
-
-
-def _write(target: Tensor, values: Tensor, rows: Any) -> None:
-    """Copies rows (count …) into the part of `target` (d_out …) that they are."""
-    if rows is None:
-        target.copy_(values)
-        return
-    split = target.unflatten(0, (rows.groups, rows.width))
-    split[:, rows.start : rows.stop] = values.clone().unflatten(0, (rows.groups, rows.stop - rows.start))

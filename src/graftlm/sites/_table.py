@@ -1,7 +1,7 @@
 """An architecture as data: where each role lives in a family of models, fused layers and spans included."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 ROLES = (
@@ -81,6 +81,4 @@ class Architecture:
     spans: Mapping[str, Span]
     head: Head
     lm_heads: tuple[str, ...] = ("lm_head",)
-    heads: str = "num_attention_heads"
     positions: str | None = "max_position_embeddings"
-    aliases: tuple[str, ...] = field(default=())

@@ -49,7 +49,6 @@ class Outcome:
 
     steps: int = 0
     examples: int = 0
-    tokens: int = 0
     best: Mapping[str, float] | None = None
     best_step: int = 0
     seconds: float = 0.0

@@ -1,0 +1,56 @@
+"""Folding a run into the weights of its base, in fp32, fused rows and `Conv1D` included."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from graftlm.sites._acts import Act, Branch, Select
+from graftlm.sites._sites import Rows
+
+
+@torch.no_grad()
+def merged_weights(
+    acts: Iterable[Act], tensors: Mapping[str, Tensor], layer: Callable[[str], nn.Module]
+) -> dict[str, Tensor]:
+    """The weights that the acts change, by parameter name. `layer` gives the frozen layer at a module path."""
+    out: dict[str, Tensor] = {}
+    for act in acts:
+        if isinstance(act, Select):
+            out[act.parameter] = tensors[f"base.{act.parameter}"].detach().clone()
+        elif isinstance(act, Branch):
+            _fold(act, tensors, layer(act.site.module), out)
+    return out
+
+
+def _fold(act: Branch, tensors: Mapping[str, Tensor], module: nn.Module, out: dict[str, Tensor]) -> None:
+    site, merge = act.site, act.merge
+    assert merge is not None
+    own: dict[str, Tensor] = {name: tensors[f"{site.name}.{name}"].detach().float() for name in act.params}
+    own |= {name: torch.tensor(value) for name, value in act.constants.items()}
+    weight = out.setdefault(f"{site.module}.weight", _copied(module.weight))
+    bias = getattr(module, "bias", None)
+    if bias is not None:
+        bias = out.setdefault(f"{site.module}.bias", _copied(bias))
+    oriented = weight if weight.dim() == 1 or isinstance(module, nn.Linear) else weight.T
+    rows = site.rows
+    part = oriented if rows is None else rows.of_outputs(oriented.T).T
+    part_bias = bias if bias is None or rows is None else rows.of_outputs(bias)
+    new_weight, new_bias = merge(part, part_bias, own)
+    _write(oriented, new_weight, rows)
+    if bias is not None and new_bias is not None:
+        _write(bias, new_bias, rows)
+
+
+def _copied(tensor: Tensor | nn.Module) -> Tensor:
+    assert isinstance(tensor, Tensor)
+    return tensor.detach().float().clone()
+
+
+def _write(target: Tensor, values: Tensor, rows: Rows | None) -> None:
+    """Copies rows (count …) into the part of `target` (d_out …) that they are."""
+    if rows is None:
+        target.copy_(values)
+        return
+    split = target.unflatten(0, (rows.groups, rows.width))
+    split[:, rows.start : rows.stop] = values.clone().unflatten(0, (rows.groups, rows.stop - rows.start))

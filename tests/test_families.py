@@ -1,0 +1,98 @@
+"""The main job on tiny models of other families, with PEFT and plain Transformers as the judges."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+import graftlm
+import tiny
+from graftlm.core.example import Example
+
+WORDS = ("<pad>", "<s>", "</s>", *(f"w{number}" for number in range(tiny.VOCABULARY - 3)))
+TEXTS = ("w3 w4 w5", "w9", "w1 w2 w3 w4 w5 w6 w7")
+
+
+def saved(model: torch.nn.Module, folder: Path) -> str:
+    """A model's folder with a tokenizer of whole words."""
+    model.save_pretrained(folder)  # type: ignore[operator]
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<s>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", model_max_length=32)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def rows(count: int) -> list[dict[str, object]]:
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for place in range(count):
+        size = 2 + place % 6
+        words = torch.randint(tiny.VOCABULARY - 3, (size,), generator=draw).tolist()
+        found.append({"text": " ".join(f"w{word}" for word in words), "label": "ab"[place % 2]})
+    return found
+
+
+def write(path: Path, content: Sequence[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return str(path)
+
+
+def trained(model: str, tmp_path: Path) -> Tensor:
+    """Logits of a LoRA run of a few steps."""
+    data = {"path": write(tmp_path / "rows.jsonl", rows(60)), "split": {"train": 0.6, "validation": 0.4}}
+    training = {"max_steps": 5, "batch_size": 8, "learning_rate": 1e-2}
+    method = {"name": "lora", "sites": "all-linear", "rank": 3}
+    graftlm.fit(model=model, data=data, method=method, out=tmp_path / "run", training=training)
+    return graftlm.load(tmp_path / "run").logits([Example(text) for text in TEXTS])
+
+
+def alone(model: torch.nn.Module) -> Tensor:
+    """Logits of a sequence classifier, one text at a time."""
+    ids = [[WORDS.index(word) for word in text.split()] for text in TEXTS]
+    with torch.no_grad():
+        return torch.cat([model(input_ids=torch.tensor([row])).logits for row in ids])
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_peft_and_plain_transformers_give_the_logits_of_a_run(family: str, tmp_path: Path) -> None:
+    model = saved(tiny.model(family), tmp_path / "base")
+    expected = trained(model, tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2, pad_token_id=0)
+    peft = PeftModel.from_pretrained(plain, tmp_path / "run/adapter").eval()
+    assert (alone(peft) - expected).abs().max() < 1e-5
+    graftlm.merge(tmp_path / "run", tmp_path / "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    assert (alone(merged) - expected).abs().max() < 1e-4
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_trained_stored_and_read_by_peft(tmp_path: Path) -> None:
+    whole = tiny.model("bert")
+    bare = BertModel(whole.config, add_pooling_layer=False)
+    bare.load_state_dict(whole.state_dict(), strict=False)
+    model = saved(bare, tmp_path / "base")
+    expected = trained(model, tmp_path)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    width = whole.config.hidden_size
+    assert record["parameters"]["head"] == width * width + width + 2 * width + 2
+    plain = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+    peft = PeftModel.from_pretrained(plain, tmp_path / "run/adapter").eval()
+    assert (alone(peft) - expected).abs().max() < 1e-5
+
+
+def test_a_file_that_was_cut_is_evaluated_on_the_rows_that_were_not_trained_on(tmp_path: Path) -> None:
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    file = write(tmp_path / "rows.jsonl", rows(50))
+    data = {"path": file, "split": {"train": 0.6, "validation": 0.2, "test": 0.2}}
+    graftlm.fit(model=model, data=data, method="head", out=tmp_path / "run", training={"max_steps": 2})
+    assert graftlm.evaluate(tmp_path / "run", file, "test").examples == 10
+    moved = Path(file).rename(tmp_path / "renamed.jsonl")
+    assert graftlm.evaluate(tmp_path / "run", str(moved), "test").examples == 10
+    other = write(tmp_path / "others.jsonl", rows(31))
+    assert graftlm.evaluate(tmp_path / "run", other, "test").examples == 31
