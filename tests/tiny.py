@@ -1,28 +1,12 @@
 """Tiny models of each family with every parameter random (zero biases hide mistakes), batches, and every method."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertModel,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    DistilBertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPT2Model,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaModel,
-    OPTConfig,
-    OPTForCausalLM,
-    OPTModel,
-)
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from graftlm.methods import MethodConfig
 from graftlm.methods.adapter import AdapterConfig
@@ -34,69 +18,104 @@ from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
 from graftlm.methods.top_k import TopKConfig
 from graftlm.sites import Attached, Tokens
+from graftlm.sites._site import is_norm
 
 WIDTH, LAYERS, VOCABULARY, POSITIONS = 16, 2, 60, 64
-TABLED = ("bert", "gpt2", "llama")
-UNTABLED = ("distilbert", "opt")
-CAUSAL = ("gpt2", "llama")
 
-CONFIGS: dict[str, tuple[type, type, type, dict[str, Any]]] = {
-    "bert": (
-        BertConfig,
-        BertModel,
-        BertForMaskedLM,
-        {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 24}
-        | {"max_position_embeddings": POSITIONS},
-    ),
-    "gpt2": (
-        GPT2Config,
-        GPT2Model,
-        GPT2LMHeadModel,
-        {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 2, "n_inner": 24, "n_positions": POSITIONS}
-        | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
-    ),
-    "llama": (
-        LlamaConfig,
-        LlamaModel,
-        LlamaForCausalLM,
-        {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2}
-        | {"intermediate_size": 24, "max_position_embeddings": POSITIONS, "pad_token_id": 0},
-    ),
+HIDDEN: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
+HIDDEN |= {"intermediate_size": 24, "max_position_embeddings": POSITIONS, "pad_token_id": 0}
+GROUPED = HIDDEN | {"num_attention_heads": 4, "num_key_value_heads": 2}
+T5 = {"d_model": WIDTH, "d_kv": 6, "d_ff": 24, "num_layers": LAYERS, "num_heads": 2, "pad_token_id": 0}
+T5 |= {"decoder_start_token_id": 0}
+
+CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("Bert", "MaskedLM", HIDDEN),
+    "roberta": ("Roberta", "MaskedLM", HIDDEN | {"pad_token_id": 1, "max_position_embeddings": POSITIONS + 2}),
     "distilbert": (
-        DistilBertConfig,
-        DistilBertModel,
-        DistilBertForMaskedLM,
+        "DistilBert",
+        "MaskedLM",
         {"dim": WIDTH, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": POSITIONS},
     ),
+    "electra": ("Electra", "MaskedLM", HIDDEN | {"embedding_size": 12}),
+    "albert": ("Albert", "MaskedLM", HIDDEN | {"embedding_size": 12}),
+    "modernbert": (
+        "ModernBert",
+        "MaskedLM",
+        HIDDEN | {"local_attention": 4, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
+    ),
+    "gpt2": (
+        "GPT2",
+        "LMHeadModel",
+        {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 2, "n_inner": 24, "n_positions": POSITIONS, "pad_token_id": 0},
+    ),
+    "gpt-neox": ("GPTNeoX", "ForCausalLM", HIDDEN | {"rotary_pct": 0.5}),
     "opt": (
-        OPTConfig,
-        OPTModel,
-        OPTForCausalLM,
-        {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
-        | {"ffn_dim": 24, "max_position_embeddings": POSITIONS},
+        "OPT",
+        "ForCausalLM",
+        HIDDEN | {"word_embed_proj_dim": WIDTH, "ffn_dim": 24, "pad_token_id": 1},
+    ),
+    "llama": ("Llama", "ForCausalLM", GROUPED),
+    "mistral": ("Mistral", "ForCausalLM", GROUPED | {"sliding_window": 4}),
+    "qwen2": ("Qwen2", "ForCausalLM", GROUPED),
+    "qwen3": ("Qwen3", "ForCausalLM", GROUPED | {"head_dim": 6}),
+    "gemma": ("Gemma", "ForCausalLM", GROUPED | {"head_dim": 6, "num_key_value_heads": 1}),
+    "phi3": ("Phi3", "ForCausalLM", GROUPED),
+    "t5": ("T5", "ForConditionalGeneration", T5),
+    "t5-gated": ("T5", "ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-gelu"}),
+    "mt5": ("MT5", "ForConditionalGeneration", T5),
+    "bart": (
+        "Bart",
+        "ForConditionalGeneration",
+        {"d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 2}
+        | {"decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "scale_embedding": True}
+        | {"max_position_embeddings": POSITIONS, "decoder_start_token_id": 2, "pad_token_id": 1},
+    ),
+    "mpnet": ("MPNet", "MaskedLM", HIDDEN | {"pad_token_id": 1}),
+    "gptj": (
+        "GPTJ",
+        "ForCausalLM",
+        {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 2, "n_inner": 24, "n_positions": POSITIONS, "rotary_dim": 4},
     ),
 }
+UNTABLED = ("mpnet", "gptj")
+TABLED = tuple(family for family in CONFIGS if family not in UNTABLED)
+BASIC = ("bert", "gpt2", "llama")
+CAUSAL = ("gpt2", "gpt-neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
+ENCODER_DECODER = ("t5", "t5-gated", "mt5", "bart")
+
+
+def config_of(family: str, **overrides: Any) -> Any:
+    name, _, options = CONFIGS[family]
+    ids = {"bos_token_id": 1, "eos_token_id": 2}
+    return getattr(transformers, f"{name}Config")(**ids | {"vocab_size": VOCABULARY} | options | overrides)
 
 
 def model(
     family: str, *, lm: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any
 ) -> nn.Module:
     """The backbone, or the model with its LM head, in eval mode."""
-    config_class, backbone, with_head, options = CONFIGS[family]
-    made = (with_head if lm else backbone)(config_class(vocab_size=VOCABULARY, **options | overrides))
+    name, with_head, _ = CONFIGS[family]
+    suffix = with_head if with_head.startswith(("For", "LM")) else f"For{with_head}"
+    made = getattr(transformers, f"{name}{suffix}" if lm else f"{name}Model")(config_of(family, **overrides))
     randomise(made, seed)
     for module in made.modules() if dtype == torch.float64 else ():
-        if isinstance(module, LlamaRMSNorm):
-            module.__class__ = ExactRMSNorm
+        if is_norm(module) and not isinstance(module, nn.LayerNorm):
+            module.__class__ = exact(type(module))
     return made.to(dtype).eval()
 
 
-class ExactRMSNorm(LlamaRMSNorm):
-    """Transformers' own rounds to fp32 in a float64 model, which hides small differences and makes others."""
+@cache
+def exact(kind: type[nn.Module]) -> type[nn.Module]:
+    """An RMSNorm in float64: Transformers' own round to fp32, which hides small differences and makes others."""
+    added = 1 if kind.__name__.startswith("Gemma") else 0
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        scale = torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * hidden_states * scale
+    def forward(self: nn.Module, hidden_states: Tensor) -> Tensor:
+        epsilon = getattr(self, "variance_epsilon", None) or self.eps
+        return (
+            (added + self.weight) * hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + epsilon)
+        )
+
+    return type(f"Exact{kind.__name__}", (kind,), {"forward": forward})
 
 
 @torch.no_grad()
@@ -106,7 +125,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     for name, parameter in module.named_parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
         if "norm" in name.lower() or ".ln_" in f".{name}":
-            parameter += name.endswith("weight")
+            parameter += name.endswith("weight") and not isinstance(module, (transformers.GemmaPreTrainedModel))
 
 
 @torch.no_grad()
@@ -138,6 +157,21 @@ def padded(rows: Sequence[Sequence[int]], side: str = "right", to: int = 0) -> d
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def batch_of(base: nn.Module, rows: Sequence[Sequence[int]], side: str = "right", to: int = 0) -> dict[str, Tensor]:
+    """A batch as this model takes it: a decoder beside an encoder reads the same texts, without virtual tokens."""
+    batch = padded(rows, side, to)
+    if base.config.is_encoder_decoder:
+        own = padded([[token for token in row if token < VOCABULARY] for row in rows], side, to)
+        batch |= {f"decoder_{name}": value for name, value in own.items()}
+    return batch
+
+
+def real_of(batch: Mapping[str, Tensor]) -> Tensor:
+    """True at the places of an output that are a text's own tokens."""
+    prefix = "decoder_" if "decoder_input_ids" in batch else ""
+    return batch[f"{prefix}attention_mask"].bool() & (batch[f"{prefix}input_ids"] < VOCABULARY)
+
+
 def virtual(attached: Attached, run: str | None) -> list[int]:
     """The ids of a run's virtual tokens, which stand in front of its texts."""
     acts = attached.acts[run] if run is not None else ()
@@ -160,11 +194,19 @@ def outputs(
 ) -> list[Tensor]:
     """Each row's outputs at its own text's tokens, (tokens d), with the rows in one batch."""
     full = [virtual(attached, name) + list(row) for name, row in zip(names, rows, strict=True)]
-    batch = padded(full, side, to)
+    batch = batch_of(attached.base, full, side, to)
     attached.route(list(names), keys)
     found = output(attached(**batch))
-    real = batch["attention_mask"].bool() & (batch["input_ids"] < attached.sites.vocabulary)
+    real = real_of(batch)
     return [found[index][real[index]] for index in range(len(rows))]
+
+
+def plainly(base: nn.Module, rows: Sequence[Sequence[int]], side: str = "right", to: int = 0) -> list[Tensor]:
+    """Each row's outputs of a bare model."""
+    batch = batch_of(base, rows, side, to)
+    with torch.no_grad():
+        found = output(base(**batch))
+    return [found[index][real] for index, real in enumerate(real_of(batch))]
 
 
 METHODS: Mapping[str, MethodConfig] = {
@@ -188,10 +230,11 @@ SHARING = tuple(name for name in METHODS if name not in (*IN_PLACE, "head"))
 
 
 def fits(family: str, method: str) -> bool:
-    """Llama has no biases, so bitfit refuses it; families without a table have no spans and no known attention."""
+    """Some models have no biases, so bitfit refuses them; without a table there are no spans or known attention."""
     if method == "bitfit":
-        return family != "llama"
+        return family not in BIASLESS
     return family in TABLED or not method.startswith(("prefix", "houlsby", "pfeiffer", "parallel"))
 
 
-CASES = [(family, method) for family in (*TABLED, *UNTABLED) for method in METHODS if fits(family, method)]
+BIASLESS = ("llama", "mistral", "qwen3", "gemma", "phi3", "modernbert", "t5", "t5-gated", "mt5")
+CASES = [(family, method) for family in CONFIGS for method in METHODS if fits(family, method)]

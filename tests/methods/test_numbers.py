@@ -66,7 +66,9 @@ def attention(prefix_length: int | None) -> torch.Tensor:
         derived.value = tensor([[[0.5, 0.5, 4, 4]]])  # n length 2·width
         router = Router(("a",), torch.device("cpu"), False)
         router.active = Route(("a",))
-        setattr(module, _attention.ATTRIBUTE, _attention.Prefixes(router, [(derived, None)], 0, 1, 2))
+        prefixes = _attention.Prefixes(router, (0,), 1, 2, site=None, part="")  # type: ignore[arg-type]
+        prefixes.banks.append(_attention.Placed(derived, None))
+        setattr(module, _attention.ATTRIBUTE, prefixes)
     query, key, value = tensor([[[[1, 0]]]]), tensor([[[[1, 0], [0, 1]]]]), tensor([[[[1, 0], [0, 2]]]])
     return _attention.attend(module, query, key, value, None)[0].flatten()
 

@@ -48,10 +48,13 @@ def kept(config: PrefixConfig) -> PrefixConfig:
 
 def acts(config: PrefixConfig, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
-    text = sites.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    d, out = heads * width, 2 * sites.depth * heads * width
+    return [_past(config, sites, part) for part in sites.parts]
+
+
+def _past(config: PrefixConfig, sites: Sites, part: str) -> Past:
+    attentions = sites.attentions(part)
+    d = attentions[0].heads * attentions[0].head_width
+    out = 2 * len(attentions) * d
     if config.reparametrisation == "none":
         params = {"values": uniform(config.length, out, low=0, high=1)}
     else:
@@ -63,14 +66,12 @@ def acts(config: PrefixConfig, sites: Sites) -> Sequence[Act]:
             "out_weight": kaiming_uniform(out, k),
             "out_bias": kaiming_uniform(out, fan_in=k),
         }
-    past = Past(
+    moves = config.position_shift and part != "cross" and sites.positions is not None
+    return Past(
         params=params,
         derive=as_it_is if config.reparametrisation == "none" else through_mlp,
         length=config.length,
-        layers=sites.depth,
-        heads=heads,
-        head_width=width,
-        position_shift=config.length if config.position_shift else 0,
+        attentions=attentions,
+        position_shift=config.length if moves else 0,
         dropout=config.dropout,
     )
-    return [past]

@@ -18,7 +18,8 @@ from graftlm.sites._attached import Attached
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import keyed_dropout, row_keys
 from graftlm.sites._route import Route
-from graftlm.sites._sites import Site, Sites
+from graftlm.sites._site import Attention, Site
+from graftlm.sites._sites import Sites
 from graftlm.sites._table import ROLES, SPANS, Head
 from graftlm.sites._view import View
 
@@ -27,6 +28,7 @@ __all__ = [
     "SPANS",
     "Act",
     "Attached",
+    "Attention",
     "Bank",
     "Branch",
     "Head",

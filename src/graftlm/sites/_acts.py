@@ -3,14 +3,14 @@
 Functions are module-level and take their numbers from `constants`, so that runs of one method share a bank.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from graftlm.sites._sites import Site
+from graftlm.sites._site import Attention, Site
 
 if TYPE_CHECKING:
     from graftlm.sites._view import View
@@ -21,10 +21,11 @@ Merge = Callable[[Tensor, "Tensor | None", Tensors], "tuple[Tensor, Tensor | Non
 
 @dataclass(frozen=True)
 class Param:
-    """One tensor of one run: its shape and how it starts, drawn on the CPU in fp32."""
+    """One tensor of one run: its shape and how it starts, drawn on the CPU in fp32. Not all need be `trained`."""
 
     shape: tuple[int, ...]
     init: Callable[[Generator], Tensor]
+    trained: bool = True
 
     @property
     def count(self) -> int:
@@ -62,7 +63,10 @@ def kaiming_uniform(*shape: int, fan_in: int | None = None) -> Param:
 class Branch:
     """Change a site's output: `forward` takes the view of the site and the runs' tensors, and gives the new output.
 
-    `constants` are numbers of a run (a scale); `dropout` is the rate that `View.dropout` uses.
+    With `where` = "input" it is the layer's input that `forward` gets and gives (as `view.y`), before the layer runs.
+    `constants` are numbers of a run (a scale); `dropout` is the rate that `View.dropout` uses. `rates` multiplies the
+    run's learning rate for some tensors. `keep` makes of one run's tensors what is stored, where that is another
+    form (the form of the method's `kept` config).
     `merge` folds one run's tensors into the site's frozen weight (d_out d_in) and bias, or is None where nothing can.
     """
 
@@ -72,24 +76,37 @@ class Branch:
     constants: Mapping[str, float] = field(default_factory=dict)
     dropout: float = 0.0
     merge: Merge | None = None
+    where: Literal["output", "input"] = "output"
+    rates: Mapping[str, float] = field(default_factory=dict)
+    keep: "Callable[[Tensors], Tensors] | None" = None
 
 
 @dataclass(frozen=True)
 class Past:
-    """Extra keys and values at every attention module of the backbone.
+    """Extra keys and values at every attention of one part of the backbone.
 
     `derive` makes the prefixes (n, length, layers · 2 · heads · head width), key then value in each layer, from the
-    runs' tensors, once a forward pass. Real tokens' positions move by `position_shift`.
+    runs' tensors, once a forward pass. Real tokens' positions move by `position_shift`. `gate` scales a layer's keys
+    and values: it takes the pooling view of the layer's input, the tensors that `derive` does, and the layer's
+    number, and gives (rows 1 1).
     """
 
     params: Mapping[str, Param]
     derive: Callable[[Tensors], Tensor]
     length: int
-    layers: int
-    heads: int
-    head_width: int
-    position_shift: int
+    attentions: Sequence[Attention]
+    position_shift: int = 0
     dropout: float = 0.0
+    gate: "Callable[[View, Tensors, int], Tensor] | None" = None
+    stored: tuple[str, ...] = ()
+
+    @property
+    def part(self) -> str:
+        return self.attentions[0].part
+
+    @property
+    def place(self) -> str:
+        return f"prefix.{self.part}" if self.part else "prefix"
 
 
 @dataclass(frozen=True)
@@ -97,13 +114,21 @@ class Tokens:
     """Virtual tokens: `derive` makes the runs' table (n, length, width) once a forward pass.
 
     They stand in front of the text, as ids at and above the vocabulary size, and take positions 0 to length − 1;
-    with `position_shift` = −length the real tokens start at 0 as well.
+    with `position_shift` = −length the real tokens start at 0 as well. Where `from_input` is given, the table is an
+    example's own: `derive` is not asked, and `from_input` takes the mean embedding of each row's text (n rows d) and
+    the runs' tensors, and gives (n rows length · d). Runs share a bank only where `alike` is the same.
     """
 
     params: Mapping[str, Param]
     derive: Callable[[Tensors], Tensor]
     length: int
     position_shift: int = 0
+    from_input: "Callable[[Tensor, Tensors], Tensor] | None" = None
+    alike: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> str:
+        return "prompt"
 
 
 @dataclass(frozen=True)

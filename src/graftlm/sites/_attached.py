@@ -8,16 +8,14 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from graftlm.core.errors import UserError
-from graftlm.sites import _attention
 from graftlm.sites._acts import Act, Branch, Param, Past, Select, Tokens
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import salt
-from graftlm.sites._hosts import EmbeddingHost, Host, Placed
 from graftlm.sites._merge import merged_weights
+from graftlm.sites._placing import Placing
 from graftlm.sites._route import Route
-from graftlm.sites._router import Derived, Router
-from graftlm.sites._sites import Site, Sites
-from graftlm.sites._view import Ends, Kept
+from graftlm.sites._router import Router
+from graftlm.sites._sites import Sites
 
 
 class Attached(nn.Module):
@@ -40,18 +38,22 @@ class Attached(nn.Module):
         parameter = next(iter(self.base.parameters()))
         self.device = parameter.device
         self.dtype = torch.float32 if parameter.dtype in (torch.float16, torch.bfloat16) else parameter.dtype
-        self.router = Router(self.runs, self.device, sites.places_tokens, vocabulary=sites.vocabulary)
+        self.router = Router(
+            self.runs,
+            self.device,
+            sites.places_tokens,
+            first_position=sites.position_offset,
+            vocabulary=sites.vocabulary,
+        )
         self.banks = nn.ModuleList()
         self._views: dict[str, dict[str, nn.Parameter]] = {run: {} for run in self.runs}
-        self._hosts: dict[str, Host] = {}
-        self._places: dict[str, Kept] = {}
+        self._tensors: dict[str, dict[str, Tensor]] = {run: {} for run in self.runs}
         self._modes = {name: module.training for name, module in self.base.named_modules()}
         self._flags = {name: value.requires_grad for name, value in self.base.named_parameters()}
         self._originals: dict[str, Tensor] = {}
-        self._implementation: str | None = None
+        self._placing = Placing(sites, self.router)
         self.base.requires_grad_(False)
         self._build()
-        self._hook = self.base.register_forward_pre_hook(self.router.begin, with_kwargs=True)
         self._base_dropout = False
         self.route(self.runs[0] if len(self.runs) == 1 else None)
         self._routed = len(self.runs) == 1
@@ -63,14 +65,15 @@ class Attached(nn.Module):
                 raise UserError(
                     f'adapter "{run}" trains the base\'s own weights, so it cannot share the base; attach it alone'
                 )
-            for kind in (Past, Tokens):
-                if sum(isinstance(act, kind) for act in own) > 1:
-                    raise UserError(f'adapter "{run}" has two {kind.__name__.lower()} parts; one is the most')
+            places = [act.place for act in own if isinstance(act, (Past, Tokens))]
+            for place in places:
+                if places.count(place) > 1:
+                    raise UserError(f'adapter "{run}" has two {place} parts; one is the most')
 
     # ---- building ---------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        groups: dict[tuple[Any, ...], dict[str, Act]] = {}
+        groups: dict[tuple[Any, ...], dict[str, Branch | Past | Tokens]] = {}
         for run, own in self.acts.items():
             for act in own:
                 if isinstance(act, Select):
@@ -78,10 +81,10 @@ class Attached(nn.Module):
                     continue
                 key = _group(act)
                 if run in groups.get(key, {}):
-                    raise UserError(f'adapter "{run}" acts twice in the same way at {key[1]}')
+                    raise UserError(f'adapter "{run}" acts twice in the same way at {_place(act)}')
                 groups.setdefault(key, {})[run] = act
-        for (_, place, *_), members in groups.items():
-            self._place(str(place), members)
+        for members in groups.values():
+            self._place(members)
         for bank in self.banks:
             assert isinstance(bank, Bank)
             self.router.memberships.add(bank.runs)
@@ -102,8 +105,11 @@ class Attached(nn.Module):
         bank = Bank(params, constants or empty, generator, self._live, self.dtype, self.device)
         self.banks.append(bank)
         for run in bank.runs:
-            for name, view in bank.views[run].items():
-                self._views[run][f"{place}.{name}"] = view
+            for name in bank.names:
+                if f"{place}.{name}" in self._tensors[run]:
+                    raise UserError(f'adapter "{run}" acts twice at {place}: two of its parts have a tensor "{name}"')
+                self._tensors[run][f"{place}.{name}"] = bank.of(run, name)
+            self._views[run] |= {f"{place}.{name}": view for name, view in bank.views[run].items()}
         self.router.memberships.add(bank.runs)
         if self.router.route is not None:
             self.router.choose(self.router.route)
@@ -112,30 +118,20 @@ class Attached(nn.Module):
     def _live(self) -> Collection[str | None]:
         return self.router.active.names if self.router.active is not None else ()
 
-    def _place(self, place: str, members: dict[str, Act]) -> None:
+    def _place(self, members: dict[str, Branch | Past | Tokens]) -> None:
         first = next(iter(members.values()))
-        assert not isinstance(first, Select)
+        place = _place(first)
         constants = {run: getattr(act, "constants", {}) for run, act in members.items()}
-        bank = self.add_bank(place, {run: act.params for run, act in members.items()}, constants)  # pyright: ignore[reportAttributeAccessIssue]
+        bank = self.add_bank(place, {run: act.params for run, act in members.items()}, constants)
         rates = [getattr(act, "dropout", 0.0) for act in members.values()]
         rate = torch.tensor(rates, dtype=self.dtype, device=self.device) if any(rates) else None
         self.router.has_dropout |= rate is not None
         if isinstance(first, Branch):
-            site = first.site
-            ends = self._ends(site) if site.span is not None else None
-            self.host(site.module).place(Placed(site, bank, first.forward, rate, salt(place), ends))  # pyright: ignore[reportArgumentType]
-            return
-        sizes = [act.length for act in members.values()]  # pyright: ignore[reportAttributeAccessIssue]
-        lengths = torch.tensor(sizes, device=self.device)
-        derived = Derived(bank, first.derive, lengths, len(set(sizes)) == 1)
-        self.router.derived.append(derived)
-        for run, act in members.items():
-            if act.position_shift:  # pyright: ignore[reportAttributeAccessIssue]
-                self.router.shifts[run] = self.router.shifts.get(run, 0) + act.position_shift  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(first, Past):
-            self._prefix(derived, rate, first)
+            self._placing.branch(bank, first, rate, place)
         else:
-            self._embedding_host().tables.append(derived)
+            self._placing.derived(bank, members, rate)  # pyright: ignore[reportArgumentType]
+            if isinstance(first, Past) and first.gate is not None:
+                self.router.whole_text |= dict.fromkeys(members, "has gates that read")
 
     def _select(self, run: str, name: str) -> None:
         parameter = self.base.get_parameter(name)
@@ -143,56 +139,7 @@ class Attached(nn.Module):
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise UserError(f"{name} is {parameter.dtype}; training the base's own weights needs fp32")
         parameter.requires_grad_(True)
-        self._views[run][f"base.{name}"] = parameter
-
-    def host(self, path: str) -> Host:
-        """The host at a module path, put there once."""
-        if path not in self._hosts:
-            inner = self.base.get_submodule(path)
-            kind = EmbeddingHost if isinstance(inner, nn.Embedding) else Host
-            self._hosts[path] = kind(inner, self.router)
-            self._replace(path, self._hosts[path])
-        return self._hosts[path]
-
-    def _embedding_host(self) -> EmbeddingHost:
-        module = self.sites.embedding()
-        if isinstance(module, EmbeddingHost):
-            return module
-        path = next(path for path, inner in self.base.named_modules() if inner is module)
-        host = self.host(path)
-        assert isinstance(host, EmbeddingHost)
-        return host
-
-    def _replace(self, path: str, module: nn.Module) -> None:
-        parent, _, name = path.rpartition(".")
-        setattr(self.base.get_submodule(parent), name, module)
-
-    def _ends(self, site: Site) -> Ends:
-        span = site.span
-        assert span is not None
-        norm = self.base.get_submodule(span.norm) if span.norm else None
-        if isinstance(norm, Host):
-            norm = norm.inner
-        return Ends(self._kept(span.entry), self._kept(span.residual), norm)
-
-    def _kept(self, path: str) -> Kept:
-        if path not in self._places:
-            self._places[path] = Kept()
-            self.host(path).keeps.append(self._places[path])
-        return self._places[path]
-
-    def _prefix(self, derived: Derived, rate: Tensor | None, act: Past) -> None:
-        for layer in range(act.layers):
-            module = self.base.get_submodule(self.sites.attention_path(layer))
-            prefixes = getattr(module, _attention.ATTRIBUTE, None)
-            if prefixes is None:
-                prefixes = _attention.Prefixes(self.router, [], layer, act.heads, act.head_width)
-                setattr(module, _attention.ATTRIBUTE, prefixes)
-            prefixes.banks.append((derived, rate))
-        config = self.sites.config
-        if self._implementation is None:
-            self._implementation = config._attn_implementation
-            config._attn_implementation = _attention.NAME
+        self._views[run][f"base.{name}"] = self._tensors[run][f"base.{name}"] = parameter
 
     # ---- using ------------------------------------------------------------------------------------------------
 
@@ -230,6 +177,8 @@ class Attached(nn.Module):
         """Turns the methods' own dropout on or off; the frozen base stays in eval mode (see `base_dropout`)."""
         self.training = mode
         self.router.training = mode
+        for bank in self.banks:
+            bank.forget()  # pyright: ignore[reportCallIssue]
         for module in self.base.modules():
             module.training = mode and (isinstance(module, GradientCheckpointingLayer) or self._drops(module))
         return self
@@ -251,17 +200,49 @@ class Attached(nn.Module):
         """A run's own trainable tensors by name; their `.grad` is filled after each backward pass."""
         return dict(self._views[run])
 
+    def rates_of(self, run: str) -> dict[str, float]:
+        """What to multiply the run's learning rate by, for the tensors whose rate is another."""
+        return {
+            f"{_place(act)}.{name}": rate
+            for act in self.acts[run]
+            if isinstance(act, Branch)
+            for name, rate in act.rates.items()
+        }
+
+    def strengthen(self, run: str, strength: float) -> None:
+        """Scales what a run adds to the outputs of layers; 1 is as it was trained, 0 is the base.
+
+        Raises UserError where a part of the run adds nothing that could be scaled.
+        """
+        for act in self.acts[run]:
+            if not isinstance(act, Branch):
+                kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "weights of the base's own")
+                raise UserError(f'adapter "{run}" has no strength: {kind} cannot be scaled; methods on layers can')
+        for placed in self._placing.placed.get(run, ()):
+            if placed.strength is None:
+                placed.strength = torch.ones(len(placed.bank.runs), dtype=self.dtype, device=self.device)
+            placed.strength[placed.bank.runs.index(run)] = strength
+
     @torch.no_grad()
     def kept(self, run: str) -> dict[str, Tensor]:
         """What is stored of a run: its tensors, with any reparametrisation computed once and dropped."""
         out = {name: view.detach().clone() for name, view in self._views[run].items()}
         for act in self.acts[run]:
-            if isinstance(act, (Past, Tokens)):
-                place = _group(act)[1]
-                own = {name: self._views[run][f"{place}.{name}"][None] for name in act.params}
+            if isinstance(act, Select):
+                continue
+            place = _place(act)
+            own = {name: self._tensors[run][f"{place}.{name}"] for name in act.params}
+            if isinstance(act, Branch):
+                made = act.keep(own) if act.keep is not None else None
+            elif isinstance(act, Tokens) and act.from_input is not None:
+                made = None
+            else:
+                values = act.derive({name: value[None] for name, value in own.items()})[0]
+                made = {"values": values} | {name: own[name] for name in getattr(act, "stored", ())}
+            if made is not None:
                 for name in act.params:
-                    del out[f"{place}.{name}"]
-                out[f"{place}.values"] = act.derive(own)[0].clone()
+                    out.pop(f"{place}.{name}", None)
+                out |= {f"{place}.{name}": value.detach().clone() for name, value in made.items()}
         return out
 
     @torch.no_grad()
@@ -291,21 +272,14 @@ class Attached(nn.Module):
             if not isinstance(act, Select) and (not isinstance(act, Branch) or act.merge is None):
                 kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "a nonlinear branch")
                 raise UserError(
-                    f'adapter "{run}" cannot be merged: {kind} at {_group(act)[1]} is not a change of a weight'
+                    f'adapter "{run}" cannot be merged: {kind} at {_place(act)} is not a change of a weight'
                 )
-        return merged_weights(self.acts[run], self._views[run], lambda path: self._hosts[path].inner)
+        return merged_weights(self.acts[run], self._tensors[run], lambda path: self._placing.hosts[path].inner)
 
     @torch.no_grad()
     def detach(self) -> nn.Module:
         """Puts the same module objects, bits, modes and gradient flags back, and gives the base."""
-        self._hook.remove()
-        for path, host in self._hosts.items():
-            self._replace(path, host.inner)
-        for module in self.base.modules():
-            if hasattr(module, _attention.ATTRIBUTE):
-                delattr(module, _attention.ATTRIBUTE)
-        if self._implementation is not None:
-            self.sites.config._attn_implementation = self._implementation
+        self._placing.undo()
         for name, value in self._originals.items():
             parameter = self.base.get_parameter(name)
             parameter.copy_(value)
@@ -331,13 +305,16 @@ class _Scope:
         self._attached.router.choose(self._before)
 
 
-def _group(act: Act) -> tuple[Any, ...]:
+def _place(act: Branch | Past | Tokens) -> str:
+    """What stands before the names of an act's stored tensors."""
+    return act.site.name if isinstance(act, Branch) else act.place
+
+
+def _group(act: Branch | Past | Tokens) -> tuple[Any, ...]:
     """What runs must have in common to share a bank: the kind of act, the place, the maths, the tensors' names."""
+    kind, names = type(act).__name__, tuple(act.params)
     if isinstance(act, Branch):
-        place = f"{act.site.name}"
-        return ("branch", place, act.site.module, act.forward, tuple(act.params), tuple(act.constants))
+        return (kind, _place(act), act.site.module, act.where, act.forward, names, tuple(act.constants))
     if isinstance(act, Past):
-        return ("past", "prefix", act.derive, tuple(act.params))
-    if isinstance(act, Tokens):
-        return ("tokens", "prompt", act.derive, tuple(act.params))
-    return ("select", act.parameter)
+        return (kind, _place(act), act.derive, act.gate, names)
+    return (kind, _place(act), act.derive, act.from_input, act.alike, names)

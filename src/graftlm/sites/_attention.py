@@ -4,7 +4,8 @@ Rows with a prefix attend to it and to the text; rows without one go through the
 not depend on their neighbours.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,47 +18,83 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from graftlm.sites._dropout import keyed_dropout, salt
 from graftlm.sites._route import Chunk
 from graftlm.sites._router import Derived, Router
+from graftlm.sites._site import Site
+from graftlm.sites._view import Kept, View, by_run
 
 NAME = "graftlm"
 ATTRIBUTE = "graftlm_prefixes"
+RECORDER = "graftlm_recorder"
+
+
+@dataclass
+class Placed:
+    """A bank of prefixes at an attention module: its dropout, and the gates on them."""
+
+    derived: Derived
+    rate: Tensor | None
+    gate: Callable[[View, dict[str, Tensor], int], Tensor] | None = None
 
 
 @dataclass
 class Prefixes:
-    """What an attention module of one layer needs to find its part of the prefixes."""
+    """What an attention module needs to find its part of the prefixes.
+
+    `layers` are the layers that it is, one for each of its calls in a forward pass; `entry` keeps the hidden states
+    that it reads, and `site` is where they come in.
+    """
 
     router: Router
-    banks: list[tuple[Derived, Tensor | None]]
-    layer: int
+    layers: tuple[int, ...]
     heads: int
     head_width: int
+    site: Site
+    part: str
+    entry: Kept | None = None
+    banks: list[Placed] = field(default_factory=list)
 
-    def chunks(self) -> list[tuple[Chunk, Derived, Tensor | None]]:
+    def chunks(self) -> list[tuple[Chunk, Placed]]:
         route = self.router.active
         if route is None:
             return []
         return [
-            (chunk, derived, rate)
-            for derived, rate in self.banks
-            for chunk in route.plan(derived.bank.runs, self.router.device)
+            (chunk, placed)
+            for placed in self.banks
+            for chunk in route.plan(placed.derived.bank.runs, self.router.device)
         ]
 
-    def keys_and_values(
-        self, chunk: Chunk, derived: Derived, rate: Tensor | None, like: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def layer(self, module: nn.Module) -> int:
+        """Which layer this call of the module is."""
+        return self.layers[self.router.call(module, len(self.layers))]
+
+    def keys_and_values(self, chunk: Chunk, placed: Placed, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(rows heads length head_width) each, for a chunk's rows."""
+        derived, rows = placed.derived, like.shape[0]
         assert derived.value is not None
         width = self.heads * self.head_width
-        start = 2 * self.layer * width
-        rows = like.shape[0]
+        start = 2 * layer * width
         pair = chunk.spread(derived.value[..., start : start + 2 * width], rows)  # rows length 2·width
-        if rate is not None and self.router.training:
+        if placed.rate is not None and self.router.training:
             places = torch.arange(pair.shape[1], device=pair.device).expand(rows, -1)
             keys = self.router.row_keys(chunk)
-            pair = keyed_dropout(pair, keys, places, salt(f"prefix.{self.layer}"), chunk.spread(rate, rows))
+            name = f"prefix.{self.part}{layer}"
+            pair = keyed_dropout(pair, keys, places, salt(name), chunk.spread(placed.rate, rows))
+        if placed.gate is not None:
+            pair = pair * self._gate(chunk, placed, layer)
         heads = pair.to(like.dtype).unflatten(-1, (2, self.heads, self.head_width))  # rows length 2 heads width
         key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
+
+    def _gate(self, chunk: Chunk, placed: Placed, layer: int) -> Tensor:
+        """(rows 1 1), from the hidden states that the attention reads."""
+        assert placed.gate is not None
+        assert self.entry is not None
+        assert self.entry.value is not None
+        x = by_run(self.entry.value, chunk, self.router)
+        view = View(self.site, nn.Identity(), chunk, self.router, input=self.entry.value, y=x)
+        dtype = None if torch.is_autocast_enabled(x.device.type) else x.dtype
+        g = placed.gate(view, placed.derived.bank.take(chunk, dtype), layer)  # n b 1
+        self.router.note(f"{self.part + '.' if self.part else ''}{layer}.prefix", g)
+        return g.reshape(-1, 1, 1)
 
 
 def attend(
@@ -65,39 +102,47 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Transformers' `sdpa` attention with a prefix in front of the keys and values of the rows that have one."""
     prefixes: Prefixes | None = getattr(module, ATTRIBUTE, None)
+    recorder: Callable[[Tensor, Tensor], None] | None = getattr(module, RECORDER, None)
+    if recorder is not None:
+        recorder(key, value)
     chunks = prefixes.chunks() if prefixes is not None else []
     if prefixes is None or not chunks:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    layer = prefixes.layer(module)
     if len(chunks) == 1 and chunks[0][0].whole:
-        return _with_prefix(module, prefixes, chunks[0], query, key, value, attention_mask, kwargs), None
+        return _with_prefix(module, prefixes, chunks[0], layer, query, key, value, attention_mask, kwargs), None
     route = prefixes.router.active
     assert route is not None
     pieces: list[Tensor] = []
-    for rows, index in route.in_order([chunk for chunk, _, _ in chunks]):
+    for rows, index in route.in_order([chunk for chunk, _ in chunks]):
         own = query[rows], key[rows], value[rows]
-        mask = _mask_rows(attention_mask, rows)
+        mask = _some_rows(attention_mask, rows)
+        options = {**kwargs, "position_bias": _some_rows(kwargs.get("position_bias"), rows)}
         if index is None:
-            pieces.append(sdpa_attention_forward(module, *own, mask, **kwargs)[0])
+            pieces.append(sdpa_attention_forward(module, *own, mask, **options)[0])
         else:
-            pieces.append(_with_prefix(module, prefixes, chunks[index], *own, mask, kwargs))
+            pieces.append(_with_prefix(module, prefixes, chunks[index], layer, *own, mask, options))
     return torch.cat(pieces), None
 
 
 def _with_prefix(
     module: nn.Module,
     prefixes: Prefixes,
-    item: tuple[Chunk, Derived, Tensor | None],
+    item: tuple[Chunk, Placed],
+    layer: int,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Tensor:
-    chunk, derived, rate = item
-    past_key, past_value = prefixes.keys_and_values(chunk, derived, rate, key)
-    mask = _extended(module, mask, chunk, derived, query, key, kwargs.get("is_causal"))
+    chunk, placed = item
+    past_key, past_value = prefixes.keys_and_values(chunk, placed, layer, key)
+    mask = _extended(module, mask, chunk, placed.derived, query, key, kwargs.get("is_causal"))
     key, value = torch.cat((past_key, key), dim=2), torch.cat((past_value, value), dim=2)
     options: dict[str, Any] = {**kwargs, "is_causal": False}
+    if (bias := kwargs.get("position_bias")) is not None:
+        options["position_bias"] = F.pad(bias, (past_key.shape[2], 0))  # a prefix has no place to be relative to
     return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
 
 
@@ -130,8 +175,8 @@ def _extended(
     return opened & present if opened.dtype == torch.bool else opened.masked_fill(~present, torch.finfo(mask.dtype).min)
 
 
-def _mask_rows(mask: Tensor | None, rows: slice) -> Tensor | None:
-    return mask if mask is None or mask.shape[0] == 1 else mask[rows]
+def _some_rows(values: Tensor | None, rows: slice) -> Tensor | None:
+    return values if values is None or values.shape[0] == 1 else values[rows]
 
 
 AttentionInterface.register(NAME, attend)

@@ -5,6 +5,7 @@ exact for maths that is linear in the padded axis; lengths are masked.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 from weakref import ReferenceType, ref
 
 import torch
@@ -36,15 +37,21 @@ class Bank(nn.Module):
         self.names = tuple(params[self.runs[0]])
         self.views: dict[str, dict[str, nn.Parameter]] = {run: {} for run in self.runs}
         self._live = live
+        self._remembered: dict[str, tuple[Any, Tensor]] = {}
+        self._shapes = {run: {name: params[run][name].shape for name in self.names} for run in self.runs}
         for name in self.names:
             sizes = [params[run][name].shape for run in self.runs]
             stacked = torch.zeros(len(self.runs), *map(max, zip(*sizes, strict=True)), dtype=dtype, device=device)
             for index, (run, shape) in enumerate(zip(self.runs, sizes, strict=True)):
                 view = _slice(stacked, index, shape)
                 view.copy_(params[run][name].init(generator(run, name)))
-                self.views[run][name] = nn.Parameter(view)
-            self.register_parameter(f"tensor_{name}", nn.Parameter(stacked))
-            self.get_parameter(f"tensor_{name}").register_post_accumulate_grad_hook(_sharing(ref(self), name))
+                if params[run][name].trained:
+                    self.views[run][name] = nn.Parameter(view)
+            trained = params[self.runs[0]][name].trained
+            tensor = nn.Parameter(stacked, requires_grad=trained)
+            self.register_parameter(f"tensor_{name}", tensor)
+            if trained:
+                tensor.register_post_accumulate_grad_hook(_sharing(ref(self), name))
         self.constants = tuple(constants[self.runs[0]])
         for name in self.constants:
             values = torch.tensor([constants[run][name] for run in self.runs], dtype=dtype, device=device)
@@ -68,9 +75,15 @@ class Bank(nn.Module):
         super()._apply(fn, recurse)
         for name, parameter in self.tensors().items():
             for index, run in enumerate(self.runs):
-                view = self.views[run][name]
-                view.data = _slice(parameter.data, index, view.shape)
+                if (view := self.views[run].get(name)) is not None:
+                    view.data = _slice(parameter.data, index, view.shape)
         return self
+
+    def of(self, run: str, name: str) -> Tensor:
+        """One run's tensor, trained or not."""
+        if (view := self.views[run].get(name)) is not None:
+            return view
+        return _slice(self.get_parameter(f"tensor_{name}"), self.runs.index(run), self._shapes[run][name]).detach()
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """The stacked tensors, (n …) each."""
@@ -80,11 +93,27 @@ class Bank(nn.Module):
         """A number of each run, (n)."""
         return self.get_buffer(f"constant_{name}")
 
+    def every(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        """The tensors and constants of all runs, (n …) each, in `dtype` where one is given."""
+        out: dict[str, Tensor] = {**self.tensors(), **{name: self.constant(name) for name in self.constants}}
+        return out if dtype is None else {name: tensor.to(dtype) for name, tensor in out.items()}
+
     def take(self, chunk: Chunk, dtype: torch.dtype | None) -> dict[str, Tensor]:
         """The tensors and constants of a chunk's runs, (n …) each, in `dtype` where one is given."""
-        out = {name: chunk.pick(tensor) for name, tensor in self.tensors().items()}
-        out |= {name: chunk.pick(self.constant(name)) for name in self.constants}
+        out = {name: chunk.pick(tensor) for name, tensor in self.every(None).items()}
         return out if dtype is None else {name: tensor.to(dtype) for name, tensor in out.items()}
+
+    def forget(self) -> None:
+        self._remembered.clear()
+
+    def remembered(
+        self, name: str, dtype: torch.dtype | None, make: Callable[[Mapping[str, Tensor]], Tensor]
+    ) -> Tensor:
+        """What `make` gives for all runs, made again only after a tensor was written to."""
+        state = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in self.tensors().values()))
+        if name not in self._remembered or self._remembered[name][0] != state:
+            self._remembered[name] = (state, make(self.every(dtype)))
+        return self._remembered[name][1]
 
 
 def _sharing(bank: ReferenceType[Bank], name: str) -> Callable[[Tensor], None]:

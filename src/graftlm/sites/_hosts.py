@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graftlm.sites._bank import Bank
 from graftlm.sites._route import Chunk
 from graftlm.sites._router import Derived, Router
-from graftlm.sites._sites import Rows, Site
+from graftlm.sites._site import Rows, Site
 from graftlm.sites._view import Ends, Kept, View
 
 
@@ -23,6 +23,7 @@ class Placed:
     rate: Tensor | None
     salt: int
     ends: Ends | None
+    strength: Tensor | None = None
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Host(nn.Module):
         self.whole: list[Placed] = []
         self.parts: dict[Rows, list[Placed]] = {}
         self.spans: list[Placed] = []
+        self.inputs: list[Placed] = []
         self.training = inner.training
 
     @property
@@ -55,7 +57,7 @@ class Host(nn.Module):
         return self.inner.bias  # pyright: ignore[reportReturnType]
 
     def place(self, placed: Placed) -> None:
-        """Adds a branch; branches on parts of a fused layer come after those on all of it, spans last."""
+        """Adds a branch on outputs; those on parts of a fused layer come after those on all of it, spans last."""
         if placed.ends is not None:
             self.spans.append(placed)
         elif placed.site.rows is not None:
@@ -66,6 +68,8 @@ class Host(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for kept in self.keeps:
             kept.value = x
+        if self.inputs and self.router.active is not None:
+            x = self._branches(self.inputs, x, x)
         return self.act(self.inner(x), x)
 
     def act(self, y: Tensor, x: Tensor) -> Tensor:
@@ -93,6 +97,7 @@ class Host(nn.Module):
     def _computation(self, placed: Placed, chunk: Chunk, x: Tensor) -> Callable[[Tensor], Tensor]:
         def compute(rows: Tensor) -> Tensor:
             y = chunk.by_run(rows)
+            dtype = compute_dtype(y)
             view = View(
                 placed.site,
                 self.inner,
@@ -103,14 +108,22 @@ class Host(nn.Module):
                 rate=placed.rate,
                 salt=placed.salt,
                 ends=placed.ends,
+                bank=placed.bank,
+                dtype=dtype,
             )
-            return placed.forward(view, placed.bank.take(chunk, compute_dtype(y))).to(rows.dtype).reshape(rows.shape)
+            out = placed.forward(view, placed.bank.take(chunk, dtype))
+            if placed.strength is not None:
+                out = y + (out - y) * chunk.pick(placed.strength)[:, None, None].to(out.dtype)
+            return out.to(rows.dtype).reshape(rows.shape)
 
         return compute
 
 
 class EmbeddingHost(Host):
-    """An embedding whose ids at and above the vocabulary size are the rows' own virtual tokens."""
+    """An embedding whose ids at and above the vocabulary size are the rows' own virtual tokens.
+
+    Where the family scales what it looks up, so are virtual tokens: all values are in the weight's own scale.
+    """
 
     def __init__(self, inner: nn.Module, router: Router):
         super().__init__(inner, router)
@@ -121,31 +134,43 @@ class EmbeddingHost(Host):
         return self.inner.num_embeddings  # pyright: ignore[reportReturnType]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.tables:
-            return self.act(self.inner(x), x[..., None])
+        assert isinstance(self.inner, nn.Embedding)
         virtual = x - self.router.vocabulary  # ≥ 0 at a virtual token
-        known = torch.where(virtual < 0, x, 0)
-        y = self.act(self.inner(known), known[..., None])
+        known = torch.where(virtual < 0, x, 0) if self.tables else x
+        y = self.act(nn.Embedding.forward(self.inner, known), known[..., None])
         route = self.router.active
-        if route is None:
-            return y
-        patches = [
-            Patch(chunk, self._looked_up(derived, chunk, virtual))
-            for derived in self.tables
-            for chunk in route.plan(derived.bank.runs, y.device)
-        ]
-        return patched(y, patches, self.router)
+        if route is not None and self.tables:
+            patches = [
+                Patch(chunk, self._looked_up(derived, chunk, virtual))
+                for derived in self.tables
+                for chunk in route.plan(derived.bank.runs, y.device)
+            ]
+            y = patched(y, patches, self.router)
+        scale = getattr(self.inner, "embed_scale", None)
+        return y if scale is None else y * (scale.to(y.dtype) if isinstance(scale, Tensor) else scale)
 
     def _looked_up(self, derived: Derived, chunk: Chunk, virtual: Tensor) -> Callable[[Tensor], Tensor]:
         def compute(y: Tensor) -> Tensor:
-            assert derived.value is not None
             slots = chunk.by_run(chunk.rows(virtual)[..., None])  # n r 1
-            table = chunk.pick(derived.value).to(y.dtype)  # n length d
+            known = chunk.by_run(y)  # n r d
+            if derived.from_input is None:
+                assert derived.value is not None
+                table = chunk.pick(derived.value).to(y.dtype)  # n length d
+            else:
+                slots, known, table = self._own_tables(derived, chunk, chunk.rows(virtual), y)
             index = slots.clamp(0, table.shape[1] - 1).expand(-1, -1, table.shape[2])
-            found = table.gather(1, index)  # n r d
-            return torch.where(slots >= 0, found, chunk.by_run(y)).reshape(y.shape)
+            return torch.where(slots >= 0, table.gather(1, index), known).reshape(y.shape)
 
         return compute
+
+    def _own_tables(self, derived: Derived, chunk: Chunk, virtual: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A chunk's slots (rows t 1), embeddings (rows t d) and tables (rows length d), made from each row's text."""
+        assert derived.from_input is not None
+        real = (virtual < 0) & self.router.real(chunk, virtual)  # rows t
+        weights = real.to(y.dtype)[..., None]
+        mean = (y * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)  # rows 1 d
+        made = derived.from_input(chunk.by_run(mean), derived.bank.take(chunk, compute_dtype(y)))  # n rows length·d
+        return virtual[..., None], y, made.reshape(y.shape[0], -1, y.shape[-1]).to(y.dtype)
 
 
 def compute_dtype(y: Tensor) -> torch.dtype | None:

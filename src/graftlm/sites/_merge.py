@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graftlm.sites._acts import Act, Branch, Select
-from graftlm.sites._sites import Rows
+from graftlm.sites._site import Rows
 
 
 @torch.no_grad()

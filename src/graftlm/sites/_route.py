@@ -68,14 +68,14 @@ class Route:
     """A batch's rows in order: the name of each row's run, or None for the bare base.
 
     `keys` (rows), int64, seed the methods' dropout; without them dropout draws from torch's global generator.
-    A `uniform` route has one name, which stands for every row of a batch of any size. `shift` and `chunks` are
-    what the router worked out of the names: positions (rows 1), and rows for each bank.
+    A `uniform` route has one name, which stands for every row of a batch of any size. `shifts` and `chunks` are
+    what the router worked out of the names: positions (rows 1) of each stack, and rows for each bank.
     """
 
     names: tuple[str | None, ...]
     keys: Tensor | None = None
     uniform: bool = False
-    shift: Tensor | int | None = None
+    shifts: dict[str, Tensor | int | None] = field(default_factory=dict)
     chunks: dict[tuple[str, ...], list[Chunk]] = field(default_factory=dict, repr=False)
     stretches: int = field(init=False, repr=False)
 

@@ -20,6 +20,7 @@ class Derived:
     derive: Callable[[Mapping[str, Tensor]], Tensor]
     lengths: Tensor
     equal_lengths: bool
+    from_input: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
     value: Tensor | None = None
 
 
@@ -30,17 +31,22 @@ class Router:
     runs: tuple[str, ...]
     device: torch.device
     takes_positions: bool
+    first_position: int = 0
     route: Route | None = None
     active: Route | None = None
     training: bool = False
     vocabulary: int = 0
     has_dropout: bool = False
-    mask: Tensor | None = None
+    masks: dict[str, Tensor | None] = field(default_factory=dict)
     keys: Tensor | None = None
     batch: int = 0
+    within: bool = False
     derived: list[Derived] = field(default_factory=list)
-    shifts: dict[str, int] = field(default_factory=dict)
+    shifts: dict[str, dict[str, int]] = field(default_factory=dict)
     memberships: set[tuple[str, ...]] = field(default_factory=set)
+    whole_text: dict[str, str] = field(default_factory=dict)
+    calls: dict[int, int] = field(default_factory=dict)
+    seen: dict[str, Tensor] | None = None
 
     def choose(self, route: Route | None) -> None:
         """Puts a route in force, with its plans made, so that a compiled step only reads them."""
@@ -52,11 +58,12 @@ class Router:
     def _prepare(self, route: Route) -> Route:
         for members in self.memberships:
             route.plan(members, self.device)
-        if route.uniform:
-            route.shift = self.shifts.get(route.names[0] or "")
-        elif any(name in self.shifts for name in route.names):
-            values = [self.shifts.get(name or "", 0) for name in route.names]
-            route.shift = torch.tensor(values, device=self.device)[:, None]
+        for stream, shifts in self.shifts.items():
+            if route.uniform:
+                route.shifts[stream] = shifts.get(route.names[0] or "")
+            elif any(name in shifts for name in route.names):
+                values = [shifts.get(name or "", 0) for name in route.names]
+                route.shifts[stream] = torch.tensor(values, device=self.device)[:, None]
         return route
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -65,22 +72,71 @@ class Router:
             kwargs = {"input_ids": args[0], **kwargs}
             if len(args) > 1:
                 raise UserError("call the model with keyword arguments; only input_ids may be given by place")
-        ids = kwargs.get("input_ids")
-        tokens = ids if ids is not None else kwargs.get("inputs_embeds")
+        self.within = True
+        tokens = next(
+            (
+                kwargs[name]
+                for name in ("input_ids", "inputs_embeds", "decoder_input_ids")
+                if kwargs.get(name) is not None
+            ),
+            None,
+        )
         assert tokens is not None, "the model was called without input_ids"
-        mask = kwargs.get("attention_mask")
-        self.mask = mask if mask is not None and mask.dim() == 2 else None
-        self.active = self._fitted(tokens)
-        if self.active is not None:
-            self._derive(self.active)
-            if self.training and self.has_dropout:
-                keys = self.active.keys
-                self.keys = keys if keys is not None else torch.randint(2**62, tokens.shape[:1], device=tokens.device)
+        for stream, name in (
+            ("", "attention_mask"),
+            ("encoder", "attention_mask"),
+            ("decoder", "decoder_attention_mask"),
+        ):
+            mask = kwargs.get(name)
+            self.masks[stream] = mask if mask is not None and mask.dim() == 2 else None
+        self._begin(tokens, kwargs.get("past_key_values"))
         if self.takes_positions:
             positions = self._positions(tokens, kwargs)
             if positions is not None:
                 kwargs["position_ids"] = positions
         return (), kwargs
+
+    def begin_encoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before an encoder that is run by itself, as `generate()` does."""
+        if self.within:
+            return
+        tokens = args[0] if args else kwargs.get("input_ids")
+        assert tokens is not None, "the encoder was called without input_ids"
+        self.masks["encoder"] = kwargs.get("attention_mask")
+        self._begin(tokens, None)
+
+    def end(self, *_: object) -> None:
+        self.within = False
+
+    def _begin(self, tokens: Tensor, past: Any) -> None:
+        self.calls.clear()
+        self.active = self._fitted(tokens)
+        if self.active is None:
+            return
+        self._derive(self.active)
+        if self.training and self.has_dropout:
+            keys = self.active.keys
+            self.keys = keys if keys is not None else torch.randint(2**62, tokens.shape[:1], device=tokens.device)
+        if self.whole_text and past is not None and not torch.compiler.is_compiling() and past.get_seq_length():
+            for name in self.active.names:
+                if name in self.whole_text:
+                    raise UserError(
+                        f'adapter "{name}" {self.whole_text[name]} the whole text, which a cache does not hold; '
+                        "generate with use_cache=False"
+                    )
+
+    def call(self, module: nn.Module, calls: int) -> int:
+        """Which call of a module this is in this forward pass, of as many as it has."""
+        if calls == 1:
+            return 0
+        place = self.calls.get(id(module), 0)
+        self.calls[id(module)] = place + 1
+        return place
+
+    def note(self, name: str, values: Tensor) -> None:
+        """Records values (n b 1) under a name, where they are wanted (`seen` is a dict)."""
+        if self.seen is not None:
+            self.seen[name] = values.detach().float().flatten().cpu()
 
     def _fitted(self, tokens: Tensor) -> Route | None:
         route = self.route
@@ -93,43 +149,74 @@ class Router:
 
     def _derive(self, route: Route) -> None:
         for derived in self.derived:
-            live = route.plan(derived.bank.runs, self.device)
+            live = derived.from_input is None and route.plan(derived.bank.runs, self.device)
             derived.value = derived.derive(derived.bank.tensors()) if live else None
+
+    def shift(self, stream: str) -> Tensor | int | None:
+        """How far the rows' positions move in one stack, (rows 1) or one number for all."""
+        return self.active.shifts.get(stream) if self.active is not None else None
 
     def _positions(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
         """Positions from the mask, moved by each row's shift; None where the model's own are right."""
-        given = kwargs.get("position_ids")
-        shift = self.active.shift if self.active is not None else None
+        given, mask = kwargs.get("position_ids"), self.masks[""]
+        shift = self.shift("")
+        first = self.first_position
         if given is None:
-            if self.mask is not None:
-                given = (self.mask.long().cumsum(-1) - 1)[:, -tokens.shape[1] :]
+            if mask is not None:
+                given = (mask.long().cumsum(-1) - 1)[:, -tokens.shape[1] :] + first
             elif shift is None:
                 return None
             else:
                 past = kwargs.get("past_key_values")
                 seen = past.get_seq_length() if past is not None else 0
-                given = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)[None]
+                given = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)[None] + first
                 given = given.expand(tokens.shape[0], -1)
                 if kwargs.get("attention_mask") is None:
                     # without a mask, Transformers reads positions that jump back as packed texts
                     size = (tokens.shape[0], seen + tokens.shape[1])
                     kwargs["attention_mask"] = torch.ones(size, dtype=torch.long, device=tokens.device)
         if shift is None:
-            return given.clamp(min=0)
+            return given.clamp(min=first)
         moved = given + shift
-        return torch.where(moved < 0, given, moved).clamp(min=0)  # a prompt that shifts nothing keeps its own places
+        return torch.where(moved < first, given, moved).clamp(min=first)  # an unshifted prompt keeps its own places
+
+    def move(self, stream: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
+        """A hook for a position embedding that is told positions by itself: moves them by the rows' shift."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            shift = self.shift(stream)
+            if shift is None:
+                return args, kwargs
+            tokens = args[0] if args else kwargs["input_ids"]
+            positions = kwargs.get("position_ids")
+            if positions is None:
+                seen = args[1] if len(args) > 1 else kwargs.get("past_key_values_length", 0)
+                positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+            positions = positions.expand(tokens.shape[0], -1)
+            moved = positions + shift
+            return args, {**kwargs, "position_ids": torch.where(moved < 0, positions, moved)}
+
+        return hook
 
     def row_keys(self, chunk: Chunk) -> Tensor:
         """The dropout keys (b) of a chunk's rows."""
         assert self.keys is not None
         return chunk.rows(self.keys)
 
-    def row_positions(self, chunk: Chunk, h: Tensor) -> Tensor:
+    def row_positions(self, chunk: Chunk, h: Tensor, stream: str = "") -> Tensor:
         """Which real token of its text each place is, (b t), for a chunk's rows h (b t d)."""
-        if self.mask is None or h.shape[1] == 1:
+        mask = self.masks.get(stream)
+        if mask is None or h.shape[1] == 1:
             return torch.arange(h.shape[1], device=h.device).expand(h.shape[0], -1)
-        return chunk.rows(self.mask.long().cumsum(-1) - 1)[:, -h.shape[1] :]
+        return chunk.rows(mask.long().cumsum(-1) - 1)[:, -h.shape[1] :]
+
+    def real(self, chunk: Chunk, h: Tensor, stream: str = "") -> Tensor:
+        """True at the real tokens, (b t), for a chunk's rows h (b t …)."""
+        mask = self.masks.get(stream)
+        if mask is None:
+            return torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
+        return chunk.rows(mask)[:, -h.shape[1] :].bool()
 
     def by_example(self, x: Tensor) -> Tensor:
-        """x as (batch tokens d), whether a layer was given it so or flattened."""
+        """x as (batch tokens d), whether a layer was given it so, by head, or flattened."""
         return x if x.dim() == 3 else x.reshape(self.batch, -1, x.shape[-1])

@@ -1,68 +1,19 @@
 """Sites: the places of one model where a method may act, found by its family's table or by structure."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from graftlm.core import registry
 from graftlm.core.errors import UserError, unknown
-from graftlm.sites._table import ROLES, SPANS, Architecture, Fused, Head, Span
+from graftlm.sites._site import Attention, Site, is_linear, is_norm, layer_site
+from graftlm.sites._table import ROLES, SPANS, STACKS, Architecture, Fused, Head, Span, Stack
 
-Kind = Literal["linear", "norm", "embedding", "span"]
 PACKAGE = "graftlm.sites.architectures"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which outputs of a fused layer: the width seen as (groups, width of a group), `start:stop` of each group."""
-
-    groups: int
-    width: int
-    start: int
-    stop: int
-
-    @property
-    def count(self) -> int:
-        return self.groups * (self.stop - self.start)
-
-    def of_outputs(self, y: Tensor) -> Tensor:
-        """The rows' part of outputs (…, groups · width) -> (…, count)."""
-        if self.groups == 1:
-            return y[..., self.start : self.stop]
-        return y.unflatten(-1, (self.groups, self.width))[..., self.start : self.stop].flatten(-2)
-
-
-@dataclass(frozen=True)
-class Site:
-    """One place. `module` is a path in the model; `rows` picks a part of a fused layer; `span` is set for spans."""
-
-    role: str
-    layer: int | None
-    module: str
-    kind: Kind
-    d_in: int
-    d_out: int
-    has_bias: bool
-    rows: Rows | None = None
-    span: Span | None = None
-
-    @property
-    def name(self) -> str:
-        """The site's name in our files, the same in every architecture: `3.attention.query`."""
-        return self.role if self.layer is None else f"{self.layer}.{self.role}"
-
-
-def is_linear(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, Conv1D))
-
-
-def is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
 
 
 def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
@@ -72,12 +23,14 @@ def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
     return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
 
 
-def architecture_of(model_type: str) -> Architecture | None:
-    """The table of a family, or None where there is none."""
+def architecture_of(model_type: str, config: Any) -> Architecture | None:
+    """The table of a family (which may depend on its config), or None where there is none."""
     name = model_type.replace("_", "-")
     if name not in registry.modules(PACKAGE):
         return None
-    return registry.load(PACKAGE, "architecture", name).ARCHITECTURE
+    module = registry.load(PACKAGE, "architecture", name)
+    made = getattr(module, "architecture", None)
+    return module.ARCHITECTURE if made is None else made(config)
 
 
 class Sites:
@@ -92,7 +45,7 @@ class Sites:
         self.config: Any = getattr(model, "config", None)
         self.family = str(getattr(self.config, "model_type", type(model).__name__))
         self.prefix, self.backbone = backbone_of(model)
-        self.table = architecture_of(self.family)
+        self.table = architecture_of(self.family, self.config)
 
     @property
     def notice(self) -> str | None:
@@ -106,13 +59,14 @@ class Sites:
 
     @cached_property
     def depth(self) -> int:
-        """How many repeated blocks the model has."""
-        return len(self.blocks)
+        """How many repeated blocks a stack of the model has."""
+        return max(len(paths) for paths in self.stacks.values())
 
     @cached_property
     def width(self) -> int:
-        """The width of the hidden states."""
-        return int(self.config.get_text_config().hidden_size)
+        """The width of the hidden states that come out of the model."""
+        text = self.config.get_text_config()
+        return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
 
     @cached_property
     def vocabulary(self) -> int:
@@ -120,18 +74,32 @@ class Sites:
         return int(self.embedding().num_embeddings)
 
     def embedding(self) -> nn.Embedding:
+        """The embedding that reads a text's ids: the encoder's own, where there is an encoder."""
+        if self.table is not None:
+            stack = next(iter(self.table.stacks.values()))
+            return self.backbone.get_submodule(stack.model["embedding"])  # pyright: ignore[reportReturnType]
         return self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
 
     @property
     def positions(self) -> int | None:
-        """How many positions the model has, or None where it has no limit that it states."""
+        """How many tokens have positions, or None where there is no limit that the model states."""
         name = self.table.positions if self.table else "max_position_embeddings"
-        return None if name is None else getattr(self.config, name, None)
+        limit = None if name is None else getattr(self.config, name, None)
+        return None if limit is None else limit - self.position_offset
+
+    @property
+    def position_offset(self) -> int:
+        """The position of a text's first token."""
+        return self.table.position_offset if self.table else 0
+
+    @property
+    def encoder_decoder(self) -> bool:
+        return self.table is not None and len(self.table.stacks) > 1
 
     @property
     def places_tokens(self) -> bool:
         """Whether positions may be given to the model; where they start is known of a family with a table only."""
-        return self.table is not None and self.positions is not None
+        return self.table is not None and self.positions is not None and not self.encoder_decoder
 
     @property
     def head(self) -> Head | None:
@@ -146,10 +114,10 @@ class Sites:
         """The sites of some roles; a role that this model lacks is refused by name."""
         wanted = list(roles)
         for role in wanted:
-            if role not in ROLES + SPANS:
+            if not is_role(role):
                 raise unknown("site", role, ROLES + SPANS)
-        found = [site for site in self.all if site.role in wanted]
-        missing = [role for role in wanted if role not in {site.role for site in found}]
+        found = [site for site in self.all if any(site.means(role) for role in wanted)]
+        missing = [role for role in wanted if not any(site.means(role) for site in found)]
         if missing:
             has = ", ".join(sorted({site.role for site in self.all}))
             raise UserError(f'{self.family} has no site "{missing[0]}"; it has {has}')
@@ -165,7 +133,7 @@ class Sites:
         if isinstance(targets, str):
             if targets == "all-linear":
                 return self.linear()
-            if targets in ROLES:
+            if is_role(targets):
                 return self.with_roles([targets])
             try:
                 pattern = re.compile(targets)
@@ -175,12 +143,12 @@ class Sites:
             if not found:
                 raise unknown("site", targets, self._words())
             return found
-        if self.table is None and targets and all(name in ROLES for name in targets):
+        if self.table is None and targets and all(is_role(name) for name in targets):
             return self.linear()
-        roles = [name for name in targets if name in ROLES]
+        roles = [name for name in targets if is_role(name)]
         found = self.with_roles(roles) if roles else []
         for name in targets:
-            if name in ROLES:
+            if is_role(name):
                 continue
             named = self._modules(lambda path, name=name: path == name or path.endswith(f".{name}"))
             if not named:
@@ -201,11 +169,39 @@ class Sites:
         """Every layer of the backbone that has a bias."""
         return [site for site in self.all if site.has_bias and site.role != "lm_head"]
 
-    def attention_path(self, layer: int) -> str:
-        """The path of a block's attention module."""
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """The kinds of attention: "" in one stack, else encoder, decoder and cross."""
         if self.table is None:
             raise UserError(f'"{self.family}" has no table, so its attention is not known; methods on layers work')
-        return f"{self.prefix}{self.table.blocks}.{layer}.{self.table.attention}"
+        found: list[str] = []
+        for name, stack in self.table.stacks.items():
+            found += [name] + (["cross"] if stack.cross else [])
+        return tuple(found)
+
+    def attentions(self, part: str = "") -> list[Attention]:
+        """The attention of each layer, first to last, of one part."""
+        assert part in self.parts
+        assert self.table is not None
+        name = "decoder" if part == "cross" else part
+        stack = self.table.stacks[name]
+        path, query = (stack.cross, "cross.query") if part == "cross" else (stack.attention, "attention.query")
+        text = self.config.get_text_config()
+        heads = getattr(text, f"{name}_attention_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None) or text.hidden_size // heads
+        entry = stack.layer[query]
+        blocks = self.stacks[name]
+        return [
+            Attention(
+                part,
+                layer,
+                f"{blocks[block]}.{path}",
+                f"{blocks[block]}.{entry.module if isinstance(entry, Fused) else entry}",
+                getattr(text, "num_key_value_heads", None) or heads,
+                width,
+            )
+            for layer, block in enumerate(stack.calls or range(len(blocks)))
+        ]
 
     @property
     def class_prefix(self) -> str:
@@ -229,7 +225,7 @@ class Sites:
     def _words(self) -> set[str]:
         return {site.module.rsplit(".", 1)[-1] for site in self.all if site.kind != "span"} | set(ROLES)
 
-    def _modules(self, matches: Any) -> list[Site]:
+    def _modules(self, matches: Callable[[str], bool]) -> list[Site]:
         """Whole modules (a fused layer is one site) whose paths, with or without the backbone's prefix, match."""
         found: dict[str, Site] = {}
         for site in self.all:
@@ -238,16 +234,29 @@ class Sites:
                 continue
             if site.rows is not None:
                 module = self.model.get_submodule(site.module)
-                site = _layer_site(f"fused:{short.split('.', 2)[-1]}", site.layer, site.module, module)
+                block = self.stacks[site.stack][site.layer or 0]
+                role = f"fused:{site.module.removeprefix(block + '.')}"
+                site = layer_site(role, site.layer, site.module, module, stack=site.stack)
             found.setdefault(site.module, site)
         return list(found.values())
 
     @cached_property
+    def stacks(self) -> dict[str, list[str]]:
+        """The paths of the repeated blocks of each stack, first to last."""
+        if self.table is None:
+            return {"": self._repeated()}
+        found: dict[str, list[str]] = {}
+        for name, stack in self.table.stacks.items():
+            blocks = self.backbone.get_submodule(stack.blocks)
+            found[name] = [f"{self.prefix}{stack.blocks}.{index}" for index in range(len(list(blocks.children())))]
+        return found
+
+    @property
     def blocks(self) -> list[str]:
-        """The paths of the repeated blocks, first to last."""
-        if self.table is not None:
-            blocks = self.backbone.get_submodule(self.table.blocks)
-            return [f"{self.prefix}{self.table.blocks}.{index}" for index in range(len(list(blocks.children())))]
+        """The paths of all repeated blocks, the encoder's before the decoder's."""
+        return [path for paths in self.stacks.values() for path in paths]
+
+    def _repeated(self) -> list[str]:
         longest: list[str] = []
         for path, module in self.backbone.named_modules():
             if isinstance(module, nn.ModuleList) and len(module) > len(longest):
@@ -258,39 +267,40 @@ class Sites:
 
     def _by_table(self, table: Architecture) -> Iterable[Site]:
         modules = dict(self.model.named_modules())
-        before = [(role, path) for role, path in table.model.items() if role.startswith(("embedding", "norm.emb"))]
-        after = [(role, path) for role, path in table.model.items() if (role, path) not in before]
-        for role, path in before:
-            if self.prefix + path in modules:
-                yield _layer_site(role, None, self.prefix + path, modules[self.prefix + path])
-        for index, block in enumerate(self.blocks):
-            for role, place in table.layer.items():
-                path = f"{block}.{place.module if isinstance(place, Fused) else place}"
-                if path in modules:
-                    rows = self._rows(place, modules[path]) if isinstance(place, Fused) else None
-                    yield _layer_site(role, index, path, modules[path], rows)
-        for role, path in after:
-            if self.prefix + path in modules:
-                yield _layer_site(role, None, self.prefix + path, modules[self.prefix + path])
+        for name, stack in table.stacks.items():
+            before = {role: path for role, path in stack.model.items() if role.startswith(("embedding", "norm.emb"))}
+            after = {role: path for role, path in stack.model.items() if role not in before}
+            yield from self._around(name, before, modules)
+            yield from self._inside(name, stack, modules)
+            yield from self._around(name, after, modules)
         for path in table.lm_heads:
             if path in modules:
-                yield _layer_site("lm_head", None, path, modules[path])
+                yield layer_site("lm_head", None, path, modules[path])
                 break
-        for index, block in enumerate(self.blocks):
-            for role, span in table.spans.items():
-                full = Span(
-                    entry=f"{block}.{span.entry}",
-                    exit=f"{block}.{span.exit}",
-                    residual=f"{block}.{span.residual}",
-                    norm=f"{block}.{span.norm}" if span.norm else None,
-                )
-                yield Site(role, index, full.exit, "span", self.width, self.width, False, span=full)
+        for name, stack in table.stacks.items():
+            for index, block in enumerate(self.stacks[name]):
+                for role, span in stack.spans.items():
+                    full = Span(
+                        entry=f"{block}.{span.entry}",
+                        exit=f"{block}.{span.exit}",
+                        residual=f"{block}.{span.residual}",
+                        norm=f"{block}.{span.norm}" if span.norm else None,
+                    )
+                    width = int(self.config.get_text_config().hidden_size)
+                    yield Site(role, index, full.exit, "span", width, width, False, span=full, stack=name)
 
-    def _rows(self, place: Fused, module: nn.Module) -> Rows:
-        groups = place.groups if isinstance(place.groups, int) else int(getattr(self.config, place.groups))
-        width = _shape(module)[1] // groups
-        part = width // place.parts
-        return Rows(groups, width, place.part * part, (place.part + 1) * part)
+    def _around(self, stack: str, paths: dict[str, str], modules: dict[str, nn.Module]) -> Iterable[Site]:
+        for role, path in paths.items():
+            if self.prefix + path in modules:
+                yield layer_site(role, None, self.prefix + path, modules[self.prefix + path], stack=stack)
+
+    def _inside(self, name: str, stack: Stack, modules: dict[str, nn.Module]) -> Iterable[Site]:
+        for index, block in enumerate(self.stacks[name]):
+            for role, place in stack.layer.items():
+                fused = place if isinstance(place, Fused) else None
+                path = f"{block}.{fused.module if fused else place}"
+                if getattr(modules.get(path), "weight", None) is not None:  # a norm may be left out of a layer
+                    yield layer_site(role, index, path, modules[path], fused, name)
 
     def _by_structure(self) -> Iterable[Site]:
         """Linear and norm layers inside the longest list of equal blocks; a role is the module's own name."""
@@ -298,22 +308,9 @@ class Sites:
         for index, block in enumerate(self.blocks):
             for path, module in modules[block].named_modules():
                 if is_linear(module) or is_norm(module):
-                    yield _layer_site(path, index, f"{block}.{path}", module)
+                    yield layer_site(path, index, f"{block}.{path}", module)
 
 
-def _shape(module: nn.Module) -> tuple[int, int]:
-    """(d_in, d_out) of a layer."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    if weight.dim() == 1:
-        return weight.shape[0], weight.shape[0]
-    if isinstance(module, (Conv1D, nn.Embedding)):
-        return weight.shape[0], weight.shape[1]
-    return weight.shape[1], weight.shape[0]
-
-
-def _layer_site(role: str, layer: int | None, path: str, module: nn.Module, rows: Rows | None = None) -> Site:
-    kind: Kind = "norm" if is_norm(module) else "embedding" if isinstance(module, nn.Embedding) else "linear"
-    d_in, d_out = _shape(module)
-    bias = getattr(module, "bias", None) is not None
-    return Site(role, layer, path, kind, d_in, rows.count if rows else d_out, bias, rows)
+def is_role(word: str) -> bool:
+    stack, _, rest = word.partition(".")
+    return word in ROLES + SPANS or (stack in STACKS and rest in ROLES + SPANS)

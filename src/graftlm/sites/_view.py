@@ -1,6 +1,6 @@
 """What a method sees of a site: its input and output by run, and on request its weight, residual, norm and mask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,13 @@ from transformers.pytorch_utils import Conv1D
 
 from graftlm.sites._dropout import keyed_dropout
 from graftlm.sites._route import Chunk
-from graftlm.sites._sites import Rows, Site
+from graftlm.sites._site import Rows, Site
 
 if TYPE_CHECKING:
+    from graftlm.sites._bank import Bank
     from graftlm.sites._router import Router
+
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass
@@ -49,6 +52,8 @@ class View:
     rate: Tensor | None = None
     salt: int = 0
     ends: Ends | None = None
+    bank: "Bank | None" = None
+    dtype: torch.dtype | None = None
 
     def _by_run(self, x: Tensor) -> Tensor:
         return by_run(x, self.chunk, self.router)
@@ -82,13 +87,45 @@ class View:
         """The site's frozen rows, (d_out d_in)."""
         return frozen_weight(self.module, self.site.rows)
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The site's frozen bias, (d_out)."""
+        bias = getattr(self.module, "bias", None)
+        return bias if bias is None or self.site.rows is None else self.site.rows.of_outputs(bias)
+
+    def mean(self, h: Tensor, padded: bool = False) -> Tensor:
+        """h (n r k) averaged over the real tokens of each example, or with `padded` over all places: (n b k)."""
+        real = self.router.real(self.chunk, self.chunk.rows(self.router.by_example(self.input)), self.site.stream)
+        by_row = h.reshape(*real.shape, h.shape[-1])  # rows t k
+        if padded:
+            found = by_row.mean(1)
+        else:
+            weights = real.to(h.dtype)[..., None]
+            found = torch.where(weights > 0, by_row, 0).sum(1) / weights.sum(1).clamp(min=1)
+        return found.reshape(h.shape[0], -1, h.shape[-1])
+
+    def over_tokens(self, g: Tensor) -> Tensor:
+        """A value an example (n b k), given to each of its tokens: (n r k)."""
+        tokens = self.router.by_example(self.input).shape[1]
+        return g[:, :, None].expand(-1, -1, tokens, -1).flatten(1, 2)
+
+    def note(self, name: str, g: Tensor) -> None:
+        """Records a gate's values (n b 1) under the site's name, where someone asked to see them."""
+        self.router.note(f"{self.site.name}.{name}", g)
+
+    def worked_out(self, name: str, make: Callable[["View", Tensors], Tensor], p: Tensors) -> Tensor:
+        """What `make` gives for the runs' tensors, (n …); remembered while no gradient is wanted."""
+        if self.bank is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make(self, p)
+        return self.chunk.pick(self.bank.remembered(name, self.dtype, lambda every: make(self, every)))
+
     def dropout(self, h: Tensor) -> Tensor:
         """h (n r d) with the run's own dropout while training; see `keyed_dropout`."""
         if self.rate is None or not self.router.training:
             return h
         keys = self.router.row_keys(self.chunk)
         by_row = h.reshape(keys.shape[0], -1, h.shape[-1])
-        positions = self.router.row_positions(self.chunk, by_row)
+        positions = self.router.row_positions(self.chunk, by_row, self.site.stream)
         rate = self.chunk.spread(self.rate, keys.shape[0])
         return keyed_dropout(by_row, keys, positions, self.salt, rate).reshape(h.shape)
 
@@ -119,6 +156,3 @@ def frozen_weight(module: nn.Module, rows: Rows | None) -> Tensor:
     if isinstance(module, (Conv1D, nn.Embedding)):
         weight = weight.T
     return weight if rows is None else rows.of_outputs(weight.T).T
-
-
-Forward = Callable[[View, dict[str, Tensor]], Tensor]

@@ -1,8 +1,8 @@
 """BERT (Devlin et al., 2018): post-norm encoder, one Linear a role."""
 
-from graftlm.sites._table import Architecture, Head, Span
+from graftlm.sites._table import Architecture, Head, Span, Stack
 
-ARCHITECTURE = Architecture(
+STACK = Stack(
     blocks="encoder.layer",
     layer={
         "attention.query": "attention.self.query",
@@ -36,6 +36,9 @@ ARCHITECTURE = Architecture(
             norm="output.LayerNorm",
         ),
     },
+)
+ARCHITECTURE = Architecture(
+    stacks={"": STACK},
     head=Head(pool="first", dense="pooler.dense", classifier="classifier", bias=True),
     lm_heads=("cls.predictions.decoder",),
 )

@@ -1,8 +1,8 @@
 """GPT-2 (Radford et al., 2019): pre-norm decoder, `Conv1D` layers, query, key and value fused in `c_attn`."""
 
-from graftlm.sites._table import Architecture, Fused, Head, Span
+from graftlm.sites._table import Architecture, Fused, Head, Span, Stack
 
-ARCHITECTURE = Architecture(
+STACK = Stack(
     blocks="h",
     layer={
         "norm.attention": "ln_1",
@@ -20,5 +20,5 @@ ARCHITECTURE = Architecture(
         "span.attention": Span(entry="attn.c_attn", exit="attn.resid_dropout", residual="ln_1"),
         "span.feedforward": Span(entry="mlp.c_fc", exit="mlp.dropout", residual="ln_2"),
     },
-    head=Head(pool="last", classifier="score", bias=False),
 )
+ARCHITECTURE = Architecture(stacks={"": STACK}, head=Head(pool="last", classifier="score", bias=False))

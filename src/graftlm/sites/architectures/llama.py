@@ -1,8 +1,8 @@
 """Llama (Touvron et al., 2023): pre-norm decoder, gated feed-forward, RMSNorm, rotary positions, no biases."""
 
-from graftlm.sites._table import Architecture, Head, Span
+from graftlm.sites._table import Architecture, Head, Span, Stack
 
-ARCHITECTURE = Architecture(
+STACK = Stack(
     blocks="layers",
     layer={
         "norm.attention": "input_layernorm",
@@ -21,5 +21,5 @@ ARCHITECTURE = Architecture(
         "span.attention": Span(entry="self_attn.q_proj", exit="self_attn.o_proj", residual="input_layernorm"),
         "span.feedforward": Span(entry="mlp.gate_proj", exit="mlp.down_proj", residual="post_attention_layernorm"),
     },
-    head=Head(pool="last", classifier="score", bias=False),
 )
+ARCHITECTURE = Architecture(stacks={"": STACK}, head=Head(pool="last", classifier="score", bias=False))

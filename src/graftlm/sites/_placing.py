@@ -1,0 +1,149 @@
+"""What is put into a base model and taken out again: hosts in place of layers, prefixes at attention, hooks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftlm.sites import _attention
+from graftlm.sites._acts import Branch, Past, Tokens
+from graftlm.sites._bank import Bank
+from graftlm.sites._dropout import salt
+from graftlm.sites._hosts import EmbeddingHost, Host, Placed
+from graftlm.sites._router import Derived, Router
+from graftlm.sites._site import Attention, Site
+from graftlm.sites._sites import Sites
+from graftlm.sites._view import Ends, Kept
+
+
+class Placing:
+    """Puts banks where they act. `undo` gives the base its own module objects, hooks and settings back."""
+
+    def __init__(self, sites: Sites, router: Router):
+        self.base = sites.model
+        self.sites = sites
+        self.router = router
+        self.hosts: dict[str, Host] = {}
+        self.placed: dict[str, list[Placed]] = {}
+        self._places: dict[str, Kept] = {}
+        self._implementations: list[tuple[Any, str]] = []
+        self._hooks = [self.base.register_forward_pre_hook(router.begin, with_kwargs=True)]
+        if sites.encoder_decoder:
+            encoder = self.base.get_submodule(f"{sites.prefix}encoder")
+            self._hooks.append(encoder.register_forward_pre_hook(router.begin_encoder, with_kwargs=True))
+            self._hooks.append(self.base.register_forward_hook(router.end, always_call=True))
+
+    def branch(self, bank: Bank, act: Branch, rate: Tensor | None, place: str) -> None:
+        site = act.site
+        ends = self._ends(site) if site.span is not None else None
+        placed = Placed(site, bank, act.forward, rate, salt(place), ends)  # pyright: ignore[reportArgumentType]
+        host = self.host(site.module)
+        if act.where == "input":
+            host.inputs.append(placed)
+        else:
+            host.place(placed)
+        for run in bank.runs:
+            self.placed.setdefault(run, []).append(placed)
+
+    def derived(self, bank: Bank, acts: Mapping[str, Past | Tokens], rate: Tensor | None) -> None:
+        """A bank whose tensors become prefixes or virtual tokens."""
+        first = next(iter(acts.values()))
+        sizes = [act.length for act in acts.values()]
+        made = Derived(bank, first.derive, torch.tensor(sizes, device=self.router.device), len(set(sizes)) == 1)
+        self.router.derived.append(made)
+        for run, act in acts.items():
+            self._shift(run, act)
+        if isinstance(first, Past):
+            self._prefix(_attention.Placed(made, rate, first.gate), first)
+        else:
+            made.from_input = first.from_input
+            self._embedding_host().tables.append(made)
+
+    def _shift(self, run: str, act: Past | Tokens) -> None:
+        if not act.position_shift:
+            return
+        stream = act.part if isinstance(act, Past) else ("encoder" if self.sites.encoder_decoder else "")
+        table = self.sites.table
+        if stream and table is not None and (path := table.stacks[stream].places) and stream not in self.router.shifts:
+            module = self.base.get_submodule(self.sites.prefix + path)
+            self._hooks.append(module.register_forward_pre_hook(self.router.move(stream), with_kwargs=True))
+        shifts = self.router.shifts.setdefault(stream, {})
+        shifts[run] = shifts.get(run, 0) + act.position_shift
+
+    def host(self, path: str) -> Host:
+        """The host at a module path, put there once."""
+        if path not in self.hosts:
+            inner = self.base.get_submodule(path)
+            kind = EmbeddingHost if isinstance(inner, nn.Embedding) else Host
+            self.hosts[path] = kind(inner, self.router)
+            self._replace(path, self.hosts[path])
+        return self.hosts[path]
+
+    def _embedding_host(self) -> EmbeddingHost:
+        module = self.sites.embedding()
+        if isinstance(module, EmbeddingHost):
+            return module
+        path = next(path for path, inner in self.base.named_modules() if inner is module)
+        host = self.host(path)
+        assert isinstance(host, EmbeddingHost)
+        return host
+
+    def _replace(self, path: str, module: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        setattr(self.base.get_submodule(parent), name, module)
+
+    def _ends(self, site: Site) -> Ends:
+        span = site.span
+        assert span is not None
+        norm = self.base.get_submodule(span.norm) if span.norm else None
+        if isinstance(norm, Host):
+            norm = norm.inner
+        return Ends(self._kept(span.entry), self._kept(span.residual), norm)
+
+    def _kept(self, path: str) -> Kept:
+        if path not in self._places:
+            self._places[path] = Kept()
+            self.host(path).keeps.append(self._places[path])
+        return self._places[path]
+
+    def _prefix(self, placed: _attention.Placed, act: Past) -> None:
+        modules: dict[str, list[Attention]] = {}
+        for attention in act.attentions:
+            modules.setdefault(attention.module, []).append(attention)
+        for path, attentions in modules.items():
+            module = self.base.get_submodule(path)
+            prefixes = getattr(module, _attention.ATTRIBUTE, None)
+            if prefixes is None:
+                prefixes = self._prefixes(attentions)
+                setattr(module, _attention.ATTRIBUTE, prefixes)
+            if placed.gate is not None:
+                prefixes.entry = self._kept(attentions[0].entry)
+            prefixes.banks.append(placed)
+        self._use_ours()
+
+    def _prefixes(self, attentions: list[Attention]) -> _attention.Prefixes:
+        first = attentions[0]
+        site = next(site for site in self.sites.all if site.module == first.entry)
+        layers = tuple(attention.layer for attention in attentions)
+        return _attention.Prefixes(self.router, layers, first.heads, first.head_width, site, first.part)
+
+    def _use_ours(self) -> None:
+        """Each stack of an encoder-decoder has a config of its own, which says how its attention runs."""
+        if self._implementations:
+            return
+        configs = {id(config): config for module in self.base.modules() if (config := getattr(module, "config", None))}
+        self._implementations = [(config, config._attn_implementation) for config in configs.values()]
+        for config in configs.values():
+            config._attn_implementation = _attention.NAME
+
+    def undo(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        for path, host in self.hosts.items():
+            self._replace(path, host.inner)
+        for module in self.base.modules():
+            if hasattr(module, _attention.ATTRIBUTE):
+                delattr(module, _attention.ATTRIBUTE)
+        for config, implementation in self._implementations:
+            config._attn_implementation = implementation
