@@ -62,8 +62,9 @@ def kept(config: PromptTuningConfig) -> PromptTuningConfig:
 
 
 def acts(config: PromptTuningConfig, sites: Sites) -> Sequence[Act]:
-    if not config.position_shift and not sites.places_tokens:
-        raise UserError(f'position_shift = false needs a table for "{sites.family}", whose positions are not known')
+    if not config.position_shift and not sites.moves_tokens:
+        why = "means nothing: its positions are relative" if sites.table else "needs a table, to know its positions"
+        raise UserError(f'position_shift = false for "{sites.family}" {why}')
     d, k = int(sites.embedding().weight.shape[1]), config.hidden
     start = _start(config, sites, d)
     if config.reparametrisation == "none":

@@ -68,6 +68,7 @@ class Placing:
         if stream and table is not None and (path := table.stacks[stream].places) and stream not in self.router.shifts:
             module = self.base.get_submodule(self.sites.prefix + path)
             self._hooks.append(module.register_forward_pre_hook(self.router.move(stream), with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(self.router.unfold))
         shifts = self.router.shifts.setdefault(stream, {})
         shifts[run] = shifts.get(run, 0) + act.position_shift
 

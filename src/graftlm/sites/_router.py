@@ -181,7 +181,11 @@ class Router:
         return torch.where(moved < first, given, moved).clamp(min=first)  # an unshifted prompt keeps its own places
 
     def move(self, stream: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
-        """A hook for a position embedding that is told positions by itself: moves them by the rows' shift."""
+        """A hook for a position embedding that finds positions by itself: moves them by the rows' shift.
+
+        It is given positions flat and gives embeddings so, since such an embedding takes one row for all; `unfold`
+        gives them their rows back.
+        """
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             shift = self.shift(stream)
@@ -194,9 +198,14 @@ class Router:
                 positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
             positions = positions.expand(tokens.shape[0], -1)
             moved = positions + shift
-            return args, {**kwargs, "position_ids": torch.where(moved < 0, positions, moved)}
+            return args, {**kwargs, "position_ids": torch.where(moved < 0, positions, moved).flatten()}
 
         return hook
+
+    def unfold(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+        """(1 rows·tokens d) -> (rows tokens d), where `move` made it so."""
+        tokens = args[0].shape[1]
+        return y if y.shape[1] == tokens else y.reshape(-1, tokens, y.shape[-1])
 
     def row_keys(self, chunk: Chunk) -> Tensor:
         """The dropout keys (b) of a chunk's rows."""

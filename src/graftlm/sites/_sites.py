@@ -102,6 +102,11 @@ class Sites:
         return self.table is not None and self.positions is not None and not self.encoder_decoder
 
     @property
+    def moves_tokens(self) -> bool:
+        """Whether real tokens may start elsewhere than where the model puts them."""
+        return self.table is not None and self.positions is not None
+
+    @property
     def head(self) -> Head | None:
         return self.table.head if self.table else None
 
