@@ -1,11 +1,10 @@
-"""How an attached model runs: checkpointing, lower precision, generation, compilation, the graph, and dropout."""
+"""How an attached model runs: checkpointing, lower precision, generation, the graph, and dropout."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
@@ -14,7 +13,7 @@ from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
 from graftlm.sites import Attached, keyed_dropout, row_keys
-from tiny import CAUSAL, TABLED, VOCABULARY, model, output, outputs, padded, randomise_runs, texts, virtual
+from tiny import CAUSAL, TABLED, VOCABULARY, model, outputs, padded, randomise_runs, texts, virtual
 
 RUNS: Mapping[str, MethodConfig] = {
     "lora": LoraConfig(rank=2, dropout=0.2),
@@ -128,38 +127,6 @@ def test_generate_gives_what_forward_passes_without_a_cache_give(
     for name, row, new in zip(names, rows, found, strict=True):
         wanted = greedily(attached, name, row) if beams == 1 else by_beams(attached, name, row, beams)
         assert new == wanted
-
-
-SIDE_BY_SIDE = {run: RUNS[run] for run in ("lora", "pfeiffer", "prefix", "prompt")}
-WARM_UP = [(2, 7), (3, 8)]  # rows of each run, tokens
-FIVE_SHAPES = [(4, 5), (2, 11), (5, 6), (6, 9), (7, 4)]
-
-
-@pytest.fixture
-def _dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.config.error_on_recompile = False
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_dynamo")
-@pytest.mark.parametrize("family", TABLED)
-def test_a_compiled_model_meets_mixed_batches_of_new_shapes_without_a_break_or_a_recompilation(family: str) -> None:
-    attached = attach(model(family, num_hidden_layers=1), SIDE_BY_SIDE)
-    randomise_runs(attached)
-    compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)
-    for rows, tokens in WARM_UP + FIVE_SHAPES:
-        torch._dynamo.config.error_on_recompile = (rows, tokens) in FIVE_SHAPES
-        names = [run for run in ("lora", "pfeiffer", None, "prefix", "prompt") for _ in range(rows)]
-        own = zip(names, texts(len(names), low=3, high=tokens), strict=True)
-        batch = padded([virtual(attached, run) + text for run, text in own], to=tokens + 3)
-        attached.route(names)
-        found, wanted = output(compiled(**batch)), output(attached(**batch))
-        real = batch["attention_mask"].bool()
-        assert torch.allclose(found[real], wanted[real], atol=1e-4)
-    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("family", TABLED)

@@ -50,8 +50,7 @@ class Router:
         self.route = route
 
     def _prepare(self, route: Route) -> Route:
-        for members in self.memberships:
-            route.plan(members, self.device)
+        route.prepare(self.memberships, self.device)
         if route.uniform:
             route.shift = self.shifts.get(route.names[0] or "")
         elif any(name in self.shifts for name in route.names):
