@@ -1,11 +1,10 @@
-"""How an attached model runs: checkpointing, lower precision, generation, compilation, the graph, and dropout."""
+"""How an attached model runs: checkpointing, lower precision, generation, the graph, and dropout."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
@@ -15,17 +14,14 @@ from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
 from graftlm.sites import Attached, Sites, keyed_dropout, row_keys
 from tiny import (
-    BASIC,
     CAUSAL,
     TABLED,
     VOCABULARY,
     batch_of,
     model,
-    output,
     outputs,
     padded,
     randomise_runs,
-    real_of,
     texts,
     virtual,
 )
@@ -142,51 +138,6 @@ def test_generate_gives_what_forward_passes_without_a_cache_give(
     for name, row, new in zip(names, rows, found, strict=True):
         wanted = greedily(attached, name, row) if beams == 1 else by_beams(attached, name, row, beams)
         assert new == wanted
-
-
-SIDE_BY_SIDE = {run: RUNS[run] for run in ("lora", "pfeiffer", "prefix", "prompt")}
-WARM_UP = [(2, 7), (3, 8)]  # rows of each run, tokens
-FIVE_SHAPES = [(4, 5), (2, 11), (5, 6), (6, 9), (7, 4)]
-
-
-@pytest.fixture
-def _dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.config.error_on_recompile = False
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_dynamo")
-@pytest.mark.parametrize("family", BASIC)
-def test_a_compiled_model_meets_mixed_batches_of_new_shapes_without_a_break_or_a_recompilation(family: str) -> None:
-    attached = attach(model(family), SIDE_BY_SIDE)
-    randomise_runs(attached)
-    compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)
-    for rows, tokens in WARM_UP + FIVE_SHAPES:
-        torch._dynamo.config.error_on_recompile = (rows, tokens) in FIVE_SHAPES
-        names = [run for run in ("lora", "pfeiffer", None, "prefix", "prompt") for _ in range(rows)]
-        own = zip(names, texts(len(names), low=3, high=tokens), strict=True)
-        batch = batch_of(attached.base, [virtual(attached, run) + text for run, text in own], to=tokens + 3)
-        attached.route(names)
-        found, wanted = output(compiled(**batch)), output(attached(**batch))
-        real = real_of(batch)
-        assert torch.allclose(found[real], wanted[real], atol=1e-4)
-    assert not counters["graph_break"]
-
-
-@pytest.mark.usefixtures("_dynamo")
-@pytest.mark.parametrize("family", [family for family in TABLED if family not in BASIC])
-def test_every_family_compiles_whole_with_lora_and_a_prefix(family: str) -> None:
-    attached = attach(model(family), {run: RUNS[run] for run in ("lora", "prefix")})
-    randomise_runs(attached)
-    compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)
-    batch = batch_of(attached.base, TEXTS[:4], to=9)
-    attached.route(["lora", "lora", "prefix", "prefix"])
-    found, wanted = output(compiled(**batch)), output(attached(**batch))
-    assert torch.allclose(found[real_of(batch)], wanted[real_of(batch)], atol=1e-4)
-    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("family", [family for family in TABLED if family != "albert"])

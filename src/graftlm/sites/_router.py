@@ -56,8 +56,7 @@ class Router:
         self.route = route
 
     def _prepare(self, route: Route) -> Route:
-        for members in self.memberships:
-            route.plan(members, self.device)
+        route.prepare(self.memberships, self.device)
         for stream, shifts in self.shifts.items():
             if route.uniform:
                 route.shifts[stream] = shifts.get(route.names[0] or "")
