@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -13,14 +14,18 @@ from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
 from graftlm.methods import MethodConfig, attach
+from graftlm.recipes._cached import encoded
 from graftlm.sites import Attached, Past, Tokens, row_keys
-from graftlm.tasks import Features, SequenceHead, collate, encode
+from graftlm.tasks import Features, SequenceHead, collate
 from graftlm.training import sorted_batches
 
 
 @dataclass
 class TaskModel:
-    """Runs of one task on one base. `virtual` are each run's virtual tokens' ids."""
+    """Runs of one task on one base. `virtual` are each run's virtual tokens' ids.
+
+    `cache`: a folder that keeps large data sets' token ids; None keeps none.
+    """
 
     base: Base
     attached: Attached
@@ -29,13 +34,14 @@ class TaskModel:
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
     base_parameters: int
+    cache: Path | None = None
 
     def features(self, examples: Sequence[Example], run: str, max_length: int | None) -> tuple[list[Features], int]:
         """Token ids, cut to `max_length` and to what the model's positions leave for text; and how many were cut."""
         limit = self.limits[run]
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
-        return encode(examples, self.base.tokenizer, max_length or limit)
+        return encoded(examples, self.base.tokenizer, max_length or limit, self.cache)
 
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
         """Each run's features, run after run -> logits (rows outputs) in that order."""

@@ -12,6 +12,7 @@ from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import Evaluation, not_finite
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig
+from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import recut
 from graftlm.recipes.predict import load
 
@@ -43,6 +44,7 @@ def evaluate(
     data = recut(data, stored.get("cut"))
     loaded = tasks.load(data, card.task, splits=(split,), labels=card.labels)
     examples = loaded.splits[split]
+    predictor.model.cache = default_folder() if data.cache and stored.get("cache", True) else None
     started = time.perf_counter()
     logits = predictor.logits(examples, batch_size, reporter)
     seconds = time.perf_counter() - started
