@@ -2,7 +2,7 @@
 
 import inspect
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,17 +64,24 @@ def _show(name: str, row: Facts, reporter: "ConsoleReporter") -> None:
         cells = [[f"method.{each.name}", each.type, each.default] for each in found]
         reporter.table("options", ["name", "type", "default"], cells)
     reporter.out.print(
-        f"{inspect.cleandoc(config.__doc__ or '')}\n\nExample:\n  {example(name, found)}", soft_wrap=True
+        f"{inspect.cleandoc(config.__doc__ or '')}\n\nExample:\n  {example(name, found, row)}", soft_wrap=True
     )
 
 
-def example(name: str, options: "list[Option]", model: str = "minilm") -> str:
-    """A command that trains the method; it sets the first option that has a value, to show how that is done."""
+def example(name: str, options: "list[Option]", row: Facts, model: str = "minilm") -> str:
+    """A command that trains the method."""
+    from graftlm.core.options import as_yaml
+
     words = ["graftlm", "fit", "--model", model, "--data", "examples/data/tweets", "--method", name]
-    if (shown := first_set(options)) is not None:
-        words += ["-o", f"method.{shown.name}={shown.default}"]
+    for option, value in example_options(options, row).items():
+        words += ["-o", f"method.{option}={as_yaml(value)}"]
     return shlex.join([*words, "--out", f"runs/{name}"])
 
 
-def first_set(options: "list[Option]") -> "Option | None":
-    return next((each for each in options if each.value not in (None, "", [], {})), None)
+def example_options(options: "list[Option]", row: Facts) -> dict[str, Any]:
+    """The method's own `EXAMPLE`, or its first option that has a value, to show how one is set."""
+    given = row.get("EXAMPLE")
+    if isinstance(given, dict):
+        return given
+    shown = next((each for each in options if each.value not in (None, "", [], {})), None)
+    return {} if shown is None else {shown.name: shown.value}
