@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rates import Entry, entries
-from report import report
+from report import best_rate, report
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import write_jsonl, write_text
@@ -66,6 +66,7 @@ def benchmark(options: argparse.Namespace) -> int:
     table = _chosen(entries(known), options.methods, known)
     settings = {"model": "minilm", "examples": options.examples, "batch_size": options.batch_size}
     settings |= {"epochs": options.epochs, "max_steps": options.max_steps}
+    options.to.parent.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.to.with_suffix(".jsonl"), settings)
     with tempfile.TemporaryDirectory() as work:
         sets = list(_subsets(options, Path(work)))
@@ -134,7 +135,6 @@ class Rows:
             return None
         row = {"job": job, **json.loads(done.stdout.splitlines()[-1])}
         self.all.append(row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(self.path, self.all)
         print(row.get("refused") or f"validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
         return row
@@ -149,10 +149,8 @@ def _measure_all(rows: Rows, name: str, folder: Path, label: str, entry: Entry, 
         if row is not None and "refused" in row:
             return
         found += [row] if row is not None else []
-    if len(found) < len(entry.rates):
-        return  # a search with a hole in it chooses nothing
-    best = max(found, key=lambda row: (row["validation"], -row["job"]["rate"]))["job"]["rate"]
-    for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + seeds):
+    best = best_rate(found, entry)
+    for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + seeds) if best is not None else ():
         rows.measured({**job, "rate": best, "seed": seed, "test": True}, folder)
 
 

@@ -39,16 +39,31 @@ def report(rows: Sequence[Row], table: Mapping[str, Entry], sets: Sequence[str],
     return "\n\n".join(parts) + "\n"
 
 
+def of(rows: Sequence[Row], label: str, entry: Entry) -> list[Row]:
+    """The runs of one line of the table as it is now, whatever options it had before."""
+    method = {"name": entry.method, **entry.options}
+    return [row for row in rows if row["job"]["label"] == label and row["job"]["method"] == method]
+
+
+def best_rate(rows: Sequence[Row], entry: Entry) -> float | None:
+    """The best rate on validation, the lower of equals; a search with a hole in it chooses nothing."""
+    found = {row["job"]["rate"]: row["validation"] for row in rows if "validation" in row and not row["job"]["test"]}
+    if not set(entry.rates) <= set(found):
+        return None
+    return max(entry.rates, key=lambda rate: (found[rate], -rate))
+
+
 def _line(rows: Sequence[Row], label: str, entry: Entry) -> list[str] | None:
     """One method on one data set, or None where nothing was measured of it."""
-    own = [row for row in rows if row["job"]["label"] == label]
+    own = of(rows, label, entry)
     refused = next((row["refused"] for row in own if "refused" in row), None)
     if refused is not None:
         return [label, f"refused: {refused}", *[""] * (len(COLUMNS) - 2)]
-    final = [row for row in own if row["job"]["test"]]
-    if not final:
+    rate = best_rate(own, entry)
+    final = [row for row in own if row["job"]["test"] and row["job"]["rate"] == rate]
+    if rate is None or not final:
         return None
-    rate, parameters = final[0]["job"]["rate"], final[0]["parameters"]
+    parameters = final[0]["parameters"]
     scores = [row["score"] for row in final]
     spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
     return [

@@ -8,6 +8,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel
@@ -23,8 +24,8 @@ LIMITS = {"prefix": 1.15, "unipelt": 1.6}  # what we hold them to, in LoRA's tim
 
 def step(name: str, rows: int, tokens: int) -> Callable[[], None]:
     """One training step of a method on a base of its own."""
-    options = dict(facts("graftlm.methods")[name].get("EXAMPLE", {}))  # pyright: ignore[reportArgumentType, reportCallIssue]
-    attached = attach(BertModel(BertConfig(**SHAPE)), {"run": parse(name, options)})
+    options: Any = facts("graftlm.methods")[name].get("EXAMPLE", {})
+    attached = attach(BertModel(BertConfig(**SHAPE)), {"run": parse(name, dict(options))})
     attached.train()
     virtual = sum(act.length for act in attached.acts["run"] if isinstance(act, Tokens))
     front = attached.sites.vocabulary + torch.arange(virtual).expand(rows, virtual)
