@@ -50,7 +50,7 @@ ENTRIES: dict[str, Entry] = {
         "ptuning", (1e-5, 1e-4), (1e-3, 1e-2), "the authors' code (github.com/THUDM/P-tuning): LAMA, few-shot"
     ),
     "ia3": Entry("ia3", (3e-3,), (1e-2, 3e-2), "the authors' code (github.com/r-three/t-few), with Adafactor"),
-    "unipelt": Entry("unipelt", (5e-4,), (1e-3, 3e-3), "Mao et al. 2021, appendix B, for adapter + prefix + LoRA"),
+    "unipelt": Entry("unipelt", (5e-4,), (1e-3, 3e-3), "Mao et al. 2021, appendix B as others quote it; not checked"),
     "mam": Entry("mam", (5e-5, 1e-4), (5e-4, 3e-3), "He et al. 2021: XSum 5e-5, GLUE 1e-4"),
 }
 
