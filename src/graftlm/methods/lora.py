@@ -21,6 +21,7 @@ KIND = "branch"
 MERGEABLE = True
 LEARNING_RATE = 5e-4
 TRAINS = "two low-rank factors at each chosen layer"
+STORES = "r · (d_in + d_out) numbers a layer"
 
 
 class LoraConfig(MethodConfig):

@@ -20,6 +20,7 @@ KIND = "past"
 MERGEABLE = False
 LEARNING_RATE = 5e-3
 TRAINS = "keys and values in front of the text in every layer"
+STORES = "2 · N · L · d numbers for N layers; the MLP is dropped"
 
 
 class PrefixConfig(MethodConfig):

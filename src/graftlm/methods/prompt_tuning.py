@@ -21,6 +21,7 @@ KIND = "tokens"
 MERGEABLE = False
 LEARNING_RATE = 1e-2
 TRAINS = "virtual tokens in front of the text"
+STORES = "L · d numbers; an MLP is dropped"
 FREQUENT = 5000  # the paper samples among the most frequent words, which come first in its vocabulary
 
 Init = Literal["vocabulary", "uniform", "uniform-positive", "labels", "text", "file"]
