@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.sites import Attached, row_keys
 from tiny import TABLED, model, output, outputs, padded, randomise_runs, texts
 
@@ -34,6 +37,16 @@ RUNS: Mapping[str, MethodConfig] = {
     "prompt-5": PromptTuningConfig(length=5, position_shift=False),
     "prompt-mlp": PromptTuningConfig(length=3, reparametrisation="mlp", hidden=5),
     "prompt-residual": PromptTuningConfig(length=4, reparametrisation="residual", hidden=3),
+    "ptuning-v2-3": PtuningV2Config(length=3),
+    "ptuning-v2-5": PtuningV2Config(length=5, dropout=0.3, position_shift=False),
+    "ptuning-v2-mlp": PtuningV2Config(length=2, reparametrisation="mlp", hidden=3),
+    "ptuning-3": PtuningConfig(length=3, hidden=4),
+    "ptuning-3-wide": PtuningConfig(length=3, hidden=6),
+    "ptuning-2": PtuningConfig(length=2),
+    "ptuning-mlp-2": PtuningConfig(length=2, encoder="mlp", hidden=5, position_shift=False),
+    "ptuning-mlp-4": PtuningConfig(length=4, encoder="mlp"),
+    "instance-2": InstancePromptConfig(length=2, bottleneck=5),
+    "instance-4": InstancePromptConfig(length=4, bottleneck=3),
 }
 
 
