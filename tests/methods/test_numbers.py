@@ -223,7 +223,7 @@ def test_a_prompt_encoder_trains_the_published_count_and_keeps_the_prompt(
 
 
 def test_a_prompt_made_from_the_text_trains_and_keeps_its_bottleneck() -> None:
-    """m d + m + L d m + L d, which the paper rounds to 1.5M for RoBERTa-large, L = 5, m = 256."""
+    """m d + m + L d m + L d."""
     d, m, length = 1024, 256, 5
     wanted = m * d + m + length * d * m + length * d
     assert wanted == 1_578_240
