@@ -232,7 +232,7 @@ def descend(training: Training, run: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("family", TABLED)
 def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
     configs = runs_of(family)
-    for sick in ("lora-2", "houlsby-3", "prefix-mlp-3", "prompt-2"):
+    for sick in ("lora-2", "houlsby-3", "prefix-mlp-3", "prompt-2", "ptuning-3", "instance-2"):
         ends = []
         for value in (1.0, float("nan")):
             training = Training(model(family), configs, list(configs))
