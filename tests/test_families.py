@@ -131,3 +131,27 @@ def test_the_text_is_cut_to_the_positions_that_virtual_tokens_leave(
     model = saved(tiny.model(family), tmp_path / "base")
     length = tiny.POSITIONS if options else tiny.POSITIONS - LEFT
     _shifted(model, tmp_path, {"name": method, "length": length} | options)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "prefix", "length": 5, "hidden": 8, "init": "text", "text": "w3 w4"},
+        {"name": "prefix", "length": 2, "reparametrisation": "none", "init": "text", "text": "w3 w4"},
+        {"name": "ptuning-v2", "length": 3},
+        {"name": "ptuning", "length": 3},
+        {"name": "instance-prompt", "length": 2, "bottleneck": 4},
+    ],
+    ids=lambda method: f"{method['name']}-{method.get('init', '')}",
+)
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "llama"])
+def test_a_stored_run_with_virtual_tokens_has_the_metrics_that_it_had_when_it_was_trained(
+    family: str, method: dict[str, object], tmp_path: Path
+) -> None:
+    model = saved(tiny.model(family), tmp_path / "base")
+    file = write(tmp_path / "rows.jsonl", rows(60))
+    data = {"path": file, "split": {"train": 0.6, "validation": 0.4}}
+    training = {"max_steps": 3, "batch_size": 8}
+    graftlm.fit(model=model, data=data, method=method, out=tmp_path / "run", training=training)
+    trained = json.loads((tmp_path / "run/metrics.json").read_text())["metrics"]
+    assert graftlm.evaluate(tmp_path / "run", file, "validation").metrics == pytest.approx(trained, abs=1e-6)
