@@ -21,7 +21,7 @@ from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, n
 PAPER = "Liu et al. 2021a"
 KIND = "tokens"
 MERGEABLE = False
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-3
 TRAINS = "virtual tokens in front of the text, through a BiLSTM or an MLP"
 STORES = "the virtual tokens"
 

@@ -17,7 +17,7 @@ from graftlm.sites import Act, Sites
 PAPER = "Liu et al. 2021b"
 KIND = "past"
 MERGEABLE = False
-LEARNING_RATE = 5e-3
+LEARNING_RATE = 1e-2
 TRAINS = "keys and values in front of the text in every layer, directly"
 STORES = "the keys and values"
 STD = 0.02
