@@ -13,9 +13,12 @@ from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.full import FullConfig
 from graftlm.methods.head import HeadConfig
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.methods.top_k import TopKConfig
 from graftlm.sites import Attached, Tokens
 from graftlm.sites._site import is_norm
@@ -221,6 +224,11 @@ METHODS: Mapping[str, MethodConfig] = {
     "prompt": PromptTuningConfig(length=3),
     "prompt-mlp": PromptTuningConfig(length=3, reparametrisation="mlp", hidden=5),
     "prompt-residual": PromptTuningConfig(length=3, reparametrisation="residual", hidden=5),
+    "ptuning-v2": PtuningV2Config(length=3),
+    "ptuning-v2-mlp": PtuningV2Config(length=3, reparametrisation="mlp", hidden=5),
+    "ptuning": PtuningConfig(length=3),
+    "ptuning-mlp": PtuningConfig(length=2, encoder="mlp", hidden=5),
+    "instance-prompt": InstancePromptConfig(length=3, bottleneck=5),
     "full": FullConfig(),
     "top-k": TopKConfig(k=1),
     "head": HeadConfig(),
@@ -233,7 +241,7 @@ def fits(family: str, method: str) -> bool:
     """Some models have no biases, so bitfit refuses them; without a table there are no spans or known attention."""
     if method == "bitfit":
         return family not in BIASLESS
-    return family in TABLED or not method.startswith(("prefix", "houlsby", "pfeiffer", "parallel"))
+    return family in TABLED or not method.startswith(("prefix", "ptuning-v2", "houlsby", "pfeiffer", "parallel"))
 
 
 BIASLESS = ("llama", "mistral", "qwen3", "gemma", "phi3", "modernbert", "t5", "t5-gated", "mt5")

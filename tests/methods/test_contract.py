@@ -114,7 +114,7 @@ def test_what_is_kept_of_a_run_gives_its_output_bit_for_bit(family: str, method:
 
 
 def test_a_reparametrisation_is_not_kept() -> None:
-    for method in ("prefix-mlp", "prompt-mlp", "prompt-residual"):
+    for method in ("prefix-mlp", "ptuning-v2-mlp", "prompt-mlp", "prompt-residual", "ptuning", "ptuning-mlp"):
         (name,) = attach(model("bert"), {"a": METHODS[method]}).kept("a")
         assert name.endswith(".values")
 
@@ -204,7 +204,8 @@ def test_a_merged_model_gives_the_output_of_the_attached_adapter(family: str, me
 @pytest.mark.parametrize(
     ("method", "reason"),
     [(name, "a nonlinear branch") for name in ("houlsby", "pfeiffer", "parallel")]
-    + [("prefix", "a prefix"), ("prefix-mlp", "a prefix"), ("prompt", "a prompt")],
+    + [(name, "a prefix") for name in ("prefix", "prefix-mlp", "ptuning-v2")]
+    + [(name, "a prompt") for name in ("prompt", "ptuning", "instance-prompt")],
 )
 def test_what_no_weight_can_express_is_not_merged_and_the_reason_given(method: str, reason: str) -> None:
     with pytest.raises(UserError, match=f"cannot be merged: {reason} at "):

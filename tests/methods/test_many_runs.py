@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.sites import Attached, row_keys
 from tiny import TABLED, model, output, outputs, padded, randomise_runs, texts
 
@@ -34,6 +37,16 @@ RUNS: Mapping[str, MethodConfig] = {
     "prompt-5": PromptTuningConfig(length=5, position_shift=False),
     "prompt-mlp": PromptTuningConfig(length=3, reparametrisation="mlp", hidden=5),
     "prompt-residual": PromptTuningConfig(length=4, reparametrisation="residual", hidden=3),
+    "ptuning-v2-3": PtuningV2Config(length=3),
+    "ptuning-v2-5": PtuningV2Config(length=5, dropout=0.3, position_shift=False),
+    "ptuning-v2-mlp": PtuningV2Config(length=2, reparametrisation="mlp", hidden=3),
+    "ptuning-3": PtuningConfig(length=3, hidden=4),
+    "ptuning-3-wide": PtuningConfig(length=3, hidden=6),
+    "ptuning-2": PtuningConfig(length=2),
+    "ptuning-mlp-2": PtuningConfig(length=2, encoder="mlp", hidden=5, position_shift=False),
+    "ptuning-mlp-4": PtuningConfig(length=4, encoder="mlp"),
+    "instance-2": InstancePromptConfig(length=2, bottleneck=5),
+    "instance-4": InstancePromptConfig(length=4, bottleneck=3),
 }
 
 
@@ -219,7 +232,7 @@ def descend(training: Training, run: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("family", TABLED)
 def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
     configs = runs_of(family)
-    for sick in ("lora-2", "houlsby-3", "prefix-mlp-3", "prompt-2"):
+    for sick in ("lora-2", "houlsby-3", "prefix-mlp-3", "prompt-2", "ptuning-3", "instance-2"):
         ends = []
         for value in (1.0, float("nan")):
             training = Training(model(family), configs, list(configs))

@@ -9,9 +9,12 @@ from torch import Tensor
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.sites import Attached, Sites, keyed_dropout, row_keys
 from tiny import (
     CAUSAL,
@@ -34,6 +37,9 @@ RUNS: Mapping[str, MethodConfig] = {
     "parallel": AdapterConfig(variant="parallel", bottleneck=3),
     "prefix": PrefixConfig(length=3, hidden=5, dropout=0.2),
     "prompt": PromptTuningConfig(length=3),
+    "ptuning-v2": PtuningV2Config(length=2),
+    "ptuning": PtuningConfig(length=2),
+    "instance-prompt": InstancePromptConfig(length=2, bottleneck=4),
 }
 ROWS = [run for run in RUNS for _ in range(2)]
 TEXTS = texts(len(ROWS))
@@ -86,6 +92,8 @@ GENERATING: Mapping[str, MethodConfig] = {
     "unshifted": PrefixConfig(length=4, reparametrisation="none", position_shift=False),
     "prompt": PromptTuningConfig(length=2),
     "bare": PromptTuningConfig(length=3, position_shift=False),
+    "ptuning-v2": PtuningV2Config(length=2),
+    "ptuning": PtuningConfig(length=3),
 }
 NEW = 5
 

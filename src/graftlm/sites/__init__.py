@@ -17,6 +17,7 @@ from graftlm.sites._acts import (
 from graftlm.sites._attached import Attached
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import keyed_dropout, row_keys
+from graftlm.sites._recording import recorded
 from graftlm.sites._route import Route
 from graftlm.sites._site import Attention, Site
 from graftlm.sites._sites import Sites
@@ -44,6 +45,7 @@ __all__ = [
     "kaiming_uniform",
     "keyed_dropout",
     "normal",
+    "recorded",
     "row_keys",
     "truncated_normal",
     "uniform",

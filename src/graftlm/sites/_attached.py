@@ -133,6 +133,8 @@ class Attached(nn.Module):
             self._placing.derived(bank, members, rate)  # pyright: ignore[reportArgumentType]
             if isinstance(first, Past) and first.gate is not None:
                 self.router.whole_text |= dict.fromkeys(members, "has gates that read")
+            elif isinstance(first, Tokens) and first.from_input is not None and not self.sites.encoder_decoder:
+                self.router.whole_text |= dict.fromkeys(members, "makes its prompt from")
 
     def _select(self, run: str, name: str) -> None:
         parameter = self.base.get_parameter(name)

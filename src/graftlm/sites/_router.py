@@ -101,7 +101,7 @@ class Router:
             return
         tokens = args[0] if args else kwargs.get("input_ids")
         assert tokens is not None, "the encoder was called without input_ids"
-        self.masks["encoder"] = kwargs.get("attention_mask")
+        self.masks[""] = self.masks["encoder"] = kwargs.get("attention_mask")
         self._begin(tokens, None)
 
     def end(self, *_: object) -> None:
