@@ -16,6 +16,7 @@ from graftlm.sites import Attached
 from tiny import (
     CASES,
     CAUSAL,
+    CONFIGS,
     ENCODER_DECODER,
     IN_PLACE,
     METHODS,
@@ -77,6 +78,15 @@ def test_a_fresh_adapter_leaves_the_output_as_it_is_bit_for_bit(family: str, met
     base = model(family)
     before = plainly(base, TEXTS)
     assert equal(alone(attach(base, {"a": METHODS[method]})), before)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_fresh_pissa_run_gives_the_bases_output_to_rounding(family: str) -> None:
+    base = model(family)
+    before = plainly(base, TEXTS)
+    attached = attach(base, {"a": METHODS["lora-pissa"]})
+    assert all(float(value.abs().max()) > 0.01 for value in attached.parameters_of("a").values())
+    assert equal(alone(attached), before, 1e-5)
 
 
 def test_bitfit_refuses_a_model_without_biases_by_name() -> None:
@@ -157,7 +167,7 @@ def test_detach_gives_the_base_back_whole(family: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("family", TABLED)
-@pytest.mark.parametrize("method", ["prompt", "full", "lora"])
+@pytest.mark.parametrize("method", ["prompt", "full", "lora", "lora-embedding"])
 def test_tied_embeddings_stay_tied(family: str, method: str) -> None:
     base = model(family, lm=True, tie_word_embeddings=True)
 
@@ -202,6 +212,21 @@ def test_a_merged_model_gives_the_output_of_the_attached_adapter(family: str, me
         assert equal(plainly(plain, TEXTS), wanted, 1e-5)
     else:
         assert all(torch.equal(plain.get_parameter(name), base.get_parameter(name)) for name in merged)
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_a_change_of_a_tied_weight_is_not_merged_and_the_other_layer_named(family: str) -> None:
+    base = model(family, lm=True, tie_word_embeddings=True)
+    attached = attach(base, {"a": METHODS["lora-embedding"]})
+    with pytest.raises(
+        UserError, match=r"embed\w*|wte|word_embeddings.* cannot be merged: its weight is tied to \S+'s"
+    ):
+        attached.merged("a")
+
+
+def test_an_untied_embedding_of_a_model_with_a_head_is_merged() -> None:
+    attached = attach(model("llama", lm=True, tie_word_embeddings=False), {"a": METHODS["lora-embedding"]})
+    assert list(attached.merged("a")) == ["model.embed_tokens.weight"]
 
 
 @pytest.mark.parametrize(
