@@ -85,7 +85,7 @@ def test_a_fresh_pissa_run_gives_the_bases_output_to_rounding(family: str) -> No
     base = model(family)
     before = plainly(base, TEXTS)
     attached = attach(base, {"a": METHODS["lora-pissa"]})
-    assert all(float(value.abs().max()) > 0.01 for value in attached.parameters_of("a").values())
+    assert all(value.abs().gt(0.01).any() for value in attached.parameters_of("a").values())
     assert equal(alone(attached), before, 1e-5)
 
 
@@ -218,9 +218,7 @@ def test_a_merged_model_gives_the_output_of_the_attached_adapter(family: str, me
 def test_a_change_of_a_tied_weight_is_not_merged_and_the_other_layer_named(family: str) -> None:
     base = model(family, lm=True, tie_word_embeddings=True)
     attached = attach(base, {"a": METHODS["lora-embedding"]})
-    with pytest.raises(
-        UserError, match=r"embed\w*|wte|word_embeddings.* cannot be merged: its weight is tied to \S+'s"
-    ):
+    with pytest.raises(UserError, match=r"^\S+ cannot be merged: its weight is tied to \S+'s; keep the adapter"):
         attached.merged("a")
 
 
