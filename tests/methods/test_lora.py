@@ -151,7 +151,6 @@ def test_pissa_by_few_iterations_is_near_the_whole_decomposition_and_fixed_by_th
         return {name: value.detach() for name, value in attached.parameters_of("a").items()}
 
     whole, fast, again, other = start(0), *(start(seed, pissa_iterations=16) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), state)
     for name in whole:
         assert torch.equal(fast[name], again[name])
         if name.endswith("up"):
