@@ -105,7 +105,7 @@ def _assemble(
     sites = Sites(base.model)
     if sites.notice:
         reporter.warn(sites.notice)
-    form = methods.peft_form(method, sites) if config.head.pooling == "default" and sites.head else None
+    form = methods.peft_form(methods.kept(method), sites) if config.head.pooling == "default" and sites.head else None
     selects = any(isinstance(act, Select) for act in methods.acts(method, Sites(base.model, base.tokenizer)))
     if config.training.precision == "bf16" and not selects:
         base.model.to(torch.bfloat16)
@@ -170,6 +170,7 @@ def _plan(
         seed=config.seed,
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
+        rates=model.attached.rates_of(RUN),
         evaluate=_evaluator(config, model, watched, goals, data) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
