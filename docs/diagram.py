@@ -55,7 +55,9 @@ def draw(acts: Sequence[Act], sites: Sites) -> str:
     """The whole diagram: the sites that this model has, those acted on in colour."""
     own = places(acts, sites)
     roles = {site.role for site in sites.all}
-    after_addition = sites.table is not None and sites.table.spans["span.attention"].norm is not None
+    after_addition = (
+        sites.table is not None and next(iter(sites.table.stacks.values())).spans["span.attention"].norm is not None
+    )
     parts: list[tuple[str, Stages]] = [("span.attention", ATTENTION), ("span.feedforward", FEEDFORWARD)]
     lines = ["flowchart TB"]
     chain = _nodes(lines, BEFORE, roles, own, "    ")

@@ -48,6 +48,8 @@ class TaskModel:
         device = self.attached.device
         flat = [(features, self.virtual[run]) for run, own in rows.items() for features in own]
         batch = collate(flat, self.base.pad_id, device)
+        if self.attached.sites.encoder_decoder:
+            batch |= self._decoder_inputs([features for features, _ in flat], device)
         if len(self.attached.runs) == 1:
             self.attached.route(self.attached.runs[0], keys)
         else:
@@ -55,7 +57,16 @@ class TaskModel:
         extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
         hidden = self.attached(**batch, **extra).last_hidden_state
         real = batch["attention_mask"].bool() & (batch["input_ids"] < self.attached.sites.vocabulary)
+        if self.attached.sites.encoder_decoder:
+            real = batch["decoder_attention_mask"].bool()
         return self.head(hidden, real)
+
+    def _decoder_inputs(self, rows: Sequence[Features], device: torch.device) -> dict[str, Tensor]:
+        """The same texts one place to the right, as the families' own classifiers give them to the decoder."""
+        start: int = self.attached.sites.config.decoder_start_token_id
+        moved = [(Features([start, *features.ids[:-1]], None), []) for features in rows]
+        found = collate(moved, self.base.pad_id, device)
+        return {f"decoder_{name}": value for name, value in found.items()}
 
     def losses(
         self,

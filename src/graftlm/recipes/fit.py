@@ -121,7 +121,8 @@ def _assemble(
     body, keys = form
     body |= {"task_type": "SEQ_CLS", "base_model_name_or_path": base.source.path}
     if model.head.trains_dense:
-        body["modules_to_save"] = [sites.head.classifier, str(sites.head.dense).split(".")[0]]
+        places = (sites.head.classifier, str(sites.head.dense), sites.head.norm or "")
+        body["modules_to_save"] = sorted({place.split(".")[0] for place in places if place})
     keys = keys | {name: f"base_model.model.{path}" for name, path in own.items()}
     return model, PeftForm(body, keys)
 
