@@ -85,6 +85,7 @@ UNTABLED = ("mpnet", "gptj")
 TABLED = tuple(family for family in CONFIGS if family not in UNTABLED)
 BASIC = ("bert", "gpt2", "llama")
 CAUSAL = ("gpt2", "gpt-neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
+LEFT_PADDED = [(family, side) for family in TABLED for side in ("right", "left") if (family, side) != ("bart", "left")]
 ENCODER_DECODER = ("t5", "t5-gated", "mt5", "bart")
 
 

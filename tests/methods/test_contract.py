@@ -19,6 +19,7 @@ from tiny import (
     CONFIGS,
     ENCODER_DECODER,
     IN_PLACE,
+    LEFT_PADDED,
     METHODS,
     TABLED,
     batch_of,
@@ -239,7 +240,6 @@ def test_what_no_weight_can_express_is_not_merged_and_the_reason_given(method: s
 
 
 CONTEXT = [7, 8, 9, 10]
-LEFT_PADDED = [(family, side) for family in TABLED for side in ("right", "left") if (family, side) != ("bart", "left")]
 
 
 def after_context(base: nn.Module) -> list[Tensor]:

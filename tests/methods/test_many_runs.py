@@ -18,7 +18,7 @@ from graftlm.methods.prompt_tuning import PromptTuningConfig
 from graftlm.methods.ptuning import PtuningConfig
 from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.sites import Attached, row_keys
-from tiny import TABLED, model, output, outputs, padded, randomise_runs, texts
+from tiny import BASIC, BIASLESS, LEFT_PADDED, TABLED, batch_of, model, output, outputs, plainly, randomise_runs, texts
 
 RUNS: Mapping[str, MethodConfig] = {
     "lora-2": LoraConfig(rank=2, alpha=4, dropout=0.2),
@@ -61,7 +61,11 @@ RUNS: Mapping[str, MethodConfig] = {
 
 
 def runs_of(family: str) -> dict[str, MethodConfig]:
-    return {name: config for name, config in RUNS.items() if name != "bitfit" or family != "llama"}
+    """All that a family can have: some have no biases, and T5's positions are relative."""
+    relative = family in ("t5", "t5-gated", "mt5")
+    refused = [name for name in RUNS if relative and getattr(RUNS[name], "position_shift", True) is False]
+    refused = [name for name in refused if "prefix" not in name] + (["bitfit"] if family in BIASLESS else [])
+    return {name: config for name, config in RUNS.items() if name not in refused}
 
 
 def orders(names: Sequence[str]) -> dict[str, list[str | None]]:
@@ -88,8 +92,7 @@ def started(base: nn.Module, configs: Mapping[str, MethodConfig], shared: Attach
     return attached
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize(("family", "side"), LEFT_PADDED)
 def test_every_row_of_a_mixed_batch_has_the_output_that_it_has_alone(family: str, side: str) -> None:
     base, configs = model(family), runs_of(family)
     shared = started(base, configs)
@@ -97,7 +100,7 @@ def test_every_row_of_a_mixed_batch_has_the_output_that_it_has_alone(family: str
     wanted: dict[str | None, list[Tensor]] = {}
     text = {name: texts(4, seed=index) for index, name in enumerate([*configs, None])}
     with torch.no_grad():
-        wanted[None] = [output(base(torch.tensor([row])))[0] for row in text[None]]
+        wanted[None] = [plainly(base, [row])[0] for row in text[None]]
         for run, config in configs.items():
             attached = started(base, {run: config}, shared)
             wanted[run] = [outputs(attached, [run], [row])[0] for row in text[run]]
@@ -117,7 +120,7 @@ def test_rows_of_the_bare_base_do_not_depend_on_their_neighbours_by_a_bit(family
     attached = started(base, configs)
     order = orders(list(configs))["mixed"]
     rows = texts(len(order))
-    batch = padded(rows)
+    batch = batch_of(base, rows)
     bare = [index for index, name in enumerate(order) if name is None]
     with torch.no_grad(), attached.route(order):
         among = output(attached(**batch))
@@ -201,10 +204,12 @@ def test_trainings_in_one_batch_end_where_separate_ones_end(family: str, steps: 
         separate.attached.detach()
 
 
-@pytest.mark.parametrize("family", TABLED)
-def test_gradients_in_one_batch_equal_separate_ones_in_fp32(family: str) -> None:
+@pytest.mark.parametrize("family", [family for family in TABLED if family != "bart"])
+def test_gradients_in_one_batch_equal_separate_ones(family: str) -> None:
+    exact = family in ("qwen3", "t5", "t5-gated", "mt5")  # whose fp32 gradients have noise of a few 1e-5
+    dtype, relative, floor = (torch.float64, 1e-9, 1e-10) if exact else (torch.float32, 1e-5, 1e-6)
     configs = runs_of(family)
-    together = Training(model(family), configs, list(configs))
+    together = Training(model(family, dtype=dtype), configs, list(configs))
     randomise_runs(together.attached)
     start = {run: together.tensors(run) for run in configs}
     found: dict[str, list[dict[str, Tensor]]] = {run: [] for run in configs}
@@ -212,7 +217,7 @@ def test_gradients_in_one_batch_equal_separate_ones_in_fp32(family: str) -> None
         together.backward(step)
         for run in configs:
             found[run].append(descend(together, run))
-    base = model(family)
+    base = model(family, dtype=dtype)
     for run, config in configs.items():
         separate = Training(base, {run: config}, list(configs))
         separate.attached.load(run, start[run])
@@ -222,7 +227,7 @@ def test_gradients_in_one_batch_equal_separate_ones_in_fp32(family: str) -> None
             scale = torch.stack([value.norm() for value in wanted.values()]).norm()
             for name, value in wanted.items():
                 error = (found[run][step][name] - value).norm()
-                assert error <= 1e-5 * value.norm() + 1e-6 * scale, (run, name)
+                assert error <= relative * value.norm() + floor * scale, (run, name)
         separate.attached.detach()
 
 
@@ -239,7 +244,7 @@ def descend(training: Training, run: str) -> dict[str, Tensor]:
     return gradients
 
 
-@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize("family", [*BASIC, "t5"])
 def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
     configs = runs_of(family)
     for sick in (

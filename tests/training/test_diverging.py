@@ -26,7 +26,17 @@ def test_a_run_whose_metric_is_not_finite_stops_with_its_best_weights_and_the_ot
             return {"accuracy": 0.5, "loss": math.nan if run == "bad" and len(seen[run]) == 3 else 1.0}
 
         config = TrainingConfig(max_steps=6, eval_steps=1, batch_size=2, learning_rate=0.1)
-        return Plan({"w": weights[run]}, [1] * 8, config, 0, 0.1, 0.1, evaluate, "accuracy", record=rows[run].append)
+        return Plan(
+            {"w": weights[run]},
+            [1] * 8,
+            config,
+            0,
+            0.1,
+            0.1,
+            evaluate=evaluate,
+            metric="accuracy",
+            record=rows[run].append,
+        )
 
     found = train(losses, {run: plan(run) for run in weights}, Accelerator(cpu=True), Silent())
     assert (found["bad"].steps, found["bad"].failed, found["sound"].steps) == (3, True, 6)
