@@ -155,8 +155,9 @@ def test_pissa_by_few_iterations_is_near_the_whole_decomposition_and_fixed_by_th
         assert torch.equal(fast[name], again[name])
         if name.endswith("up"):
             down = name.removesuffix("up") + "down"
-            for found_ in (fast, other):
-                assert torch.allclose(found_[name] @ found_[down], whole[name] @ whole[down], atol=1e-3)
+            wanted = whole[name] @ whole[down]
+            for few in (fast, other):
+                assert torch.dist(few[name] @ few[down], wanted) < 0.01 * wanted.norm()
 
 
 def test_a_gaussian_start_has_a_deviation_of_one_over_the_rank() -> None:
