@@ -6,7 +6,6 @@ Stored: rank · (d_in + d_out) numbers a site. A role inside a fused layer gets 
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
+from graftlm.methods._peft_lora import WORDS
 from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, kaiming_uniform, zeros
 
 PAPER = "Hu et al. 2021"
@@ -21,6 +21,7 @@ KIND = "branch"
 MERGEABLE = True
 LEARNING_RATE = 5e-4
 TRAINS = "two low-rank factors at each chosen layer"
+PEFT = WORDS
 
 
 class LoraConfig(MethodConfig):
@@ -72,34 +73,3 @@ def _branch(config: LoraConfig, site: Site) -> Branch:
 def _matches(pattern: str, site: Site) -> bool:
     """By role, by our site name, or as PEFT does: a regex for a module's path or the end of it."""
     return pattern in (site.role, site.name) or re.fullmatch(rf"(.*\.)?({pattern})", site.module) is not None
-
-
-def peft(config: LoraConfig, sites: Sites) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """PEFT's config, and its key for each of our tensors; None where a site is a part of a fused layer."""
-    found = sites.select(config.sites)
-    if any(site.rows is not None for site in found):
-        return None
-    prefix = sites.class_prefix
-    keys: dict[str, str] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
-    for site in found:
-        module = f"{prefix}{site.module}"
-        keys[f"{site.name}.down"] = f"base_model.model.{module}.lora_A.weight"
-        keys[f"{site.name}.up"] = f"base_model.model.{module}.lora_B.weight"
-        branch = _branch(config, site)
-        rank = branch.params["down"].shape[0]
-        if rank != config.rank:
-            ranks[re.escape(module)] = rank
-        if (alpha := branch.constants["scale"] * rank) != config.alpha:
-            alphas[re.escape(module)] = alpha
-    form: dict[str, Any] = {
-        "peft_type": "LORA",
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "target_modules": sites.module_names(found),
-        "inference_mode": True,
-    }
-    optional = {"rank_pattern": ranks, "alpha_pattern": alphas, "lora_dropout": config.dropout}
-    optional["fan_in_fan_out"] = sites.transposed(found[0])
-    return form | {name: value for name, value in optional.items() if value}, keys

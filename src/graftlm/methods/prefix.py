@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._peft_prompts import PREFIX_WORDS
 from graftlm.sites import Act, Past, Sites, Tensors, kaiming_uniform, normal, uniform
 
 PAPER = "Li & Liang 2021"
@@ -20,6 +21,7 @@ KIND = "past"
 MERGEABLE = False
 LEARNING_RATE = 5e-3
 TRAINS = "keys and values in front of the text in every layer"
+PEFT = PREFIX_WORDS
 
 
 class PrefixConfig(MethodConfig):

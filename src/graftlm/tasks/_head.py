@@ -37,6 +37,7 @@ class SequenceHead(nn.Module):
             params |= {"dense_weight": normal(width, width, std=std), "dense_bias": zeros(width)}
         self._attached = [attached]  # not a submodule of the head
         self.outputs = outputs
+        self.counts_virtual = config.pooling == "virtual"
         self.dropout = config.dropout
         attached.router.has_dropout |= config.dropout > 0
         constants = {run: {"dropout": config.dropout} for run in attached.runs}
@@ -71,7 +72,7 @@ def pooling(attached: Attached, config: HeadConfig) -> tuple[Pool, str | None, b
     """How to pool, the path of the dense layer that follows or None, and whether the last layer has a bias."""
     head = attached.sites.head or guessed_head(attached)
     dense = f"{attached.sites.prefix}{head.dense}" if head.dense else None
-    if config.pooling == "default":
+    if config.pooling in ("default", "virtual"):
         return head.pool, dense, head.bias
     return config.pooling, None, head.bias
 
