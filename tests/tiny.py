@@ -13,6 +13,7 @@ from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.full import FullConfig
 from graftlm.methods.head import HeadConfig
+from graftlm.methods.ia3 import Ia3Config
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
@@ -212,6 +213,11 @@ def plainly(base: nn.Module, rows: Sequence[Sequence[int]], side: str = "right",
 METHODS: Mapping[str, MethodConfig] = {
     "lora": LoraConfig(rank=2, alpha=4),
     "lora-all-linear": LoraConfig(rank=3, alpha=6, sites="all-linear"),
+    "lora-rslora": LoraConfig(rank=3, alpha=4, rslora=True, init="gaussian"),
+    "lora-dora": LoraConfig(rank=2, alpha=4, dora=True, sites="all-linear"),
+    "lora-pissa": LoraConfig(rank=2, alpha=4, init="pissa"),
+    "lora-embedding": LoraConfig(rank=2, alpha=1, sites=("embedding",)),
+    "ia3": Ia3Config(),
     "bitfit": BitfitConfig(),
     "houlsby": AdapterConfig(variant="houlsby", bottleneck=3),
     "pfeiffer": AdapterConfig(variant="pfeiffer", bottleneck=4),
@@ -233,8 +239,9 @@ def fits(family: str, method: str) -> bool:
     """Some models have no biases, so bitfit refuses them; without a table there are no spans or known attention."""
     if method == "bitfit":
         return family not in BIASLESS
-    return family in TABLED or not method.startswith(("prefix", "houlsby", "pfeiffer", "parallel"))
+    return family in TABLED or not method.startswith(TABLE_NEEDED)
 
 
+TABLE_NEEDED = ("prefix", "houlsby", "pfeiffer", "parallel", "ia3", "lora-embedding")
 BIASLESS = ("llama", "mistral", "qwen3", "gemma", "phi3", "modernbert", "t5", "t5-gated", "mt5")
 CASES = [(family, method) for family in CONFIGS for method in METHODS if fits(family, method)]

@@ -16,6 +16,7 @@ from graftlm.sites import Attached
 from tiny import (
     CASES,
     CAUSAL,
+    CONFIGS,
     ENCODER_DECODER,
     IN_PLACE,
     METHODS,
@@ -33,8 +34,11 @@ from tiny import (
 
 TEXTS = texts(3)
 SOFTMAXED = ("key.bias", "k_lin.bias", "k_proj.bias", ".k.bias")  # softmax takes no notice of a key's bias
-UNCHANGED = ("lora", "lora-all-linear", "bitfit", "parallel")
-MERGEABLE = ("lora", "lora-all-linear", "bitfit", *IN_PLACE, "head")
+LORAS = ("lora", "lora-all-linear", "lora-rslora", "lora-dora")
+UNCHANGED = (*LORAS, "lora-embedding", "ia3", "bitfit", "parallel")
+MERGEABLE = (*LORAS, "lora-pissa", "lora-embedding", "ia3", "bitfit", *IN_PLACE, "head")
+STILL = dict.fromkeys((*LORAS, "parallel"), ".down") | {"lora-embedding": ".up"}  # no gradient while the other is zero
+TIED = [(family, "lora-embedding") for family in ENCODER_DECODER]  # three modules share one embedding
 
 
 def bits(module: nn.Module) -> dict[str, Tensor]:
@@ -76,6 +80,15 @@ def test_a_fresh_adapter_leaves_the_output_as_it_is_bit_for_bit(family: str, met
     assert equal(alone(attach(base, {"a": METHODS[method]})), before)
 
 
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_fresh_pissa_run_gives_the_bases_output_to_rounding(family: str) -> None:
+    base = model(family)
+    before = plainly(base, TEXTS)
+    attached = attach(base, {"a": METHODS["lora-pissa"]})
+    assert all(value.abs().gt(0.01).any() for value in attached.parameters_of("a").values())
+    assert equal(alone(attached), before, 1e-5)
+
+
 def test_bitfit_refuses_a_model_without_biases_by_name() -> None:
     with pytest.raises(UserError, match='bitfit trains biases, and in "llama" none'):
         attach(model("llama"), {"a": METHODS["bitfit"]})
@@ -93,7 +106,7 @@ def test_a_step_changes_only_the_tensors_of_the_run(family: str, method: str) ->
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - own)
     for name, tensor in attached.parameters_of("a").items():
         assert tensor.grad is not None, name
-        if method in ("lora", "lora-all-linear", "parallel") and ".down" in name:
+        if method in STILL and STILL[method] in name:
             assert tensor.grad.count_nonzero() == 0
         elif not name.endswith(SOFTMAXED):
             assert not torch.equal(tensor, started[name]), name
@@ -154,7 +167,7 @@ def test_detach_gives_the_base_back_whole(family: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("family", TABLED)
-@pytest.mark.parametrize("method", ["prompt", "full", "lora"])
+@pytest.mark.parametrize("method", ["prompt", "full", "lora", "lora-embedding"])
 def test_tied_embeddings_stay_tied(family: str, method: str) -> None:
     base = model(family, lm=True, tie_word_embeddings=True)
 
@@ -183,7 +196,7 @@ def test_an_adapter_may_have_any_name(name: str) -> None:
     assert equal(*found)
 
 
-@pytest.mark.parametrize(("family", "method"), [case for case in CASES if case[1] in MERGEABLE])
+@pytest.mark.parametrize(("family", "method"), [case for case in CASES if case[1] in MERGEABLE and case not in TIED])
 def test_a_merged_model_gives_the_output_of_the_attached_adapter(family: str, method: str) -> None:
     base = model(family)
     plain = copy.deepcopy(base)
@@ -199,6 +212,19 @@ def test_a_merged_model_gives_the_output_of_the_attached_adapter(family: str, me
         assert equal(plainly(plain, TEXTS), wanted, 1e-5)
     else:
         assert all(torch.equal(plain.get_parameter(name), base.get_parameter(name)) for name in merged)
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_a_change_of_a_tied_weight_is_not_merged_and_the_other_layer_named(family: str) -> None:
+    base = model(family, lm=True, tie_word_embeddings=True)
+    attached = attach(base, {"a": METHODS["lora-embedding"]})
+    with pytest.raises(UserError, match=r"^\S+ cannot be merged: its weight is tied to \S+'s; keep the adapter"):
+        attached.merged("a")
+
+
+def test_an_untied_embedding_of_a_model_with_a_head_is_merged() -> None:
+    attached = attach(model("llama", lm=True, tie_word_embeddings=False), {"a": METHODS["lora-embedding"]})
+    assert list(attached.merged("a")) == ["model.embed_tokens.weight"]
 
 
 @pytest.mark.parametrize(

@@ -176,10 +176,13 @@ def same(one: Tensors, other: Tensors) -> list[bool]:
     return [torch.equal(value, other[name]) for name, value in one.items()]
 
 
-@pytest.mark.parametrize("method", [name for name in SHARING if name != "bitfit"])
+NOT_DRAWN = ("bitfit", "ia3", "lora-pissa")
+
+
+@pytest.mark.parametrize("method", [name for name in SHARING if name not in NOT_DRAWN])
 def test_a_seed_fixes_a_runs_start_and_another_seed_gives_another(method: str) -> None:
     one, again, other = (starts(METHODS[method], seed) for seed in (3, 3, 4))
-    drawn = {name: value for name, value in one.items() if value.count_nonzero()}
+    drawn = {name: value for name, value in one.items() if value.count_nonzero() and ".magnitude" not in name}
     assert drawn
     assert all(same(one, again))
     assert not any(same(drawn, other))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.ia3 import Ia3Config
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
@@ -20,6 +21,15 @@ RUNS: Mapping[str, MethodConfig] = {
     "lora-2": LoraConfig(rank=2, alpha=4, dropout=0.2),
     "lora-4": LoraConfig(rank=4, alpha=4, dropout=0.5),
     "lora-all": LoraConfig(rank=3, sites="all-linear", rank_pattern={"attention.query": 1}),
+    "rslora": LoraConfig(rank=3, rslora=True, init="gaussian"),
+    "dora-2": LoraConfig(rank=2, alpha=4, dora=True, dropout=0.2),
+    "dora-4": LoraConfig(rank=4, alpha=4, dora=True, sites="all-linear", rank_pattern={"attention.value": 1}),
+    "pissa-2": LoraConfig(rank=2, alpha=2, init="pissa", dropout=0.2),
+    "pissa-4": LoraConfig(rank=4, alpha=4, init="pissa", pissa_iterations=4),
+    "embedding-2": LoraConfig(rank=2, alpha=1, sites=("embedding", "attention.query")),
+    "embedding-3": LoraConfig(rank=3, alpha=1, sites=("embedding",)),
+    "ia3": Ia3Config(),
+    "ia3-keys": Ia3Config(sites=("attention.key",)),
     "bitfit": BitfitConfig(),
     "houlsby-3": AdapterConfig(variant="houlsby", bottleneck=3, dropout=0.3),
     "houlsby-5": AdapterConfig(variant="houlsby", bottleneck=5, layer_norms=False),
@@ -219,7 +229,7 @@ def descend(training: Training, run: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("family", TABLED)
 def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
     configs = runs_of(family)
-    for sick in ("lora-2", "houlsby-3", "prefix-mlp-3", "prompt-2"):
+    for sick in ("lora-2", "dora-4", "pissa-2", "embedding-2", "ia3", "houlsby-3", "prefix-mlp-3", "prompt-2"):
         ends = []
         for value in (1.0, float("nan")):
             training = Training(model(family), configs, list(configs))

@@ -15,9 +15,10 @@ from transformers import (
     RobertaModel,
     T5Config,
     T5EncoderModel,
+    T5Model,
 )
 
-from graftlm.methods import adapter, bitfit, count, full, head, lora, prefix, prompt_tuning
+from graftlm.methods import _dora, _pissa, adapter, bitfit, count, full, head, ia3, lora, prefix, prompt_tuning
 from graftlm.sites import Route, Sites, View, _attention
 from graftlm.sites._router import Derived, Router
 
@@ -46,6 +47,58 @@ def test_lora_gives_the_number_worked_by_hand_attached_and_merged() -> None:
     assert torch.equal(unmerged, W)
     assert bias is B
     assert lora.low_rank(x[None, None], down[None], 0 * up[None], scale[None]).count_nonzero() == 0
+
+
+def test_dora_gives_the_number_worked_by_hand_attached_and_merged() -> None:
+    down, up, scale, x = tensor([[1, -1]]), tensor([[2], [0]]), tensor(2.0), tensor([3, 1])
+    y, magnitude = F.linear(x, W, B), W.norm(dim=1)
+
+    def attached(up: torch.Tensor) -> torch.Tensor:
+        gain = magnitude / _dora.norms(W, down[None], up[None], scale[None])
+        return _dora.decomposed(y[None, None], B, x[None, None], down[None], up[None], scale[None], gain)
+
+    merged, bias = _dora.merge(W, B, {"down": down, "up": up, "scale": scale, "magnitude": magnitude})
+    assert near(attached(up), [5.8980, 12.5])
+    assert near(F.linear(x, merged, bias), [5.8980, 12.5])
+    assert near(attached(0 * up), [5.5, 12.5])
+
+
+def test_doras_norms_are_those_of_the_changed_weight_whatever_the_rank_and_the_padding() -> None:
+    weight, down, up = torch.randn(7, 5).double(), torch.randn(3, 4, 5).double(), torch.randn(3, 7, 4).double()
+    down[1, 2:], up[1, :, 2:] = 0, 0
+    scale = tensor([0.5, 2, 3])
+    wanted = (weight + scale[:, None, None] * (up @ down)).norm(dim=-1)
+    assert torch.allclose(_dora.norms(weight, down, up, scale), wanted, atol=1e-12)
+    assert _dora.norms(0 * weight, down, 0 * up, scale).unique().tolist() == [1]
+
+
+def test_pissa_starts_from_the_first_singular_parts_worked_by_hand() -> None:
+    down, up = _pissa.principal(W, 1, 2.0, None, 0)
+    low = 2.0 * up @ down
+    assert near(torch.linalg.svdvals(W), [5.4650, 0.3660])
+    assert near(torch.linalg.svdvals(low.double()), [5.4650, 0])
+    assert near(torch.linalg.svdvals(W - low), [0.3660, 0])
+    p = {"down": down, "up": up, "down0": down, "up0": up, "scale": torch.tensor(2.0)}
+    assert near(lora.merge_pissa(W, None, p)[0], W.tolist())
+    fast, wide = _pissa.principal(W, 1, 2.0, 8, 0)
+    assert near((2.0 * wide @ fast).double(), low.tolist())
+
+
+def test_rslora_divides_by_the_root_of_the_rank() -> None:
+    sites = Sites(bert("base"))
+    for options, wanted in ({}, 2), ({"rslora": True}, 5.65685):
+        config = lora.LoraConfig(alpha=16, rank=8, **options)
+        assert {round(act.constants["scale"], 5) for act in lora.acts(config, sites)} == {wanted}
+
+
+def test_ia3_gives_the_numbers_worked_by_hand_attached_and_merged() -> None:
+    x, scale, one = tensor([3, 1]), tensor([2, 0.5]), tensor([1, 1])
+    y = F.linear(x, W, B)
+    assert near(ia3.scaled(y[None, None], scale[None]), [11, 6.25])
+    assert near(F.linear(ia3.scaled(x[None, None], scale[None]), W, B), [7.5, 19.5])
+    assert near(F.linear(x, *ia3.merge_output(W, B, {"scale": scale})), [11, 6.25])
+    assert near(F.linear(x, *ia3.merge_input(W, B, {"scale": scale})), [7.5, 19.5])
+    assert torch.equal(ia3.scaled(y[None, None], one[None])[0, 0], y)
 
 
 def test_an_adapter_gives_the_number_worked_by_hand() -> None:
@@ -108,6 +161,18 @@ def t5_encoder(width: int) -> nn.Module:
         return T5EncoderModel(T5Config(vocab_size=32128, d_model=width, num_layers=1))
 
 
+T5_SIZES = {"small": (512, 6, 8, 1024), "base": (768, 12, 12, 2048), "large": (1024, 16, 24, 2816)}
+T5_SIZES |= {"xl": (2048, 32, 24, 5120), "xxl": (4096, 64, 24, 10240)}
+
+
+def t5(size: str) -> nn.Module:
+    """T5-v1.1."""
+    names = ("d_model", "num_heads", "num_layers", "d_ff")
+    shape = dict(zip(names, T5_SIZES[size], strict=True))
+    with torch.device("meta"):
+        return T5Model(T5Config(vocab_size=32128, d_kv=64, feed_forward_proj="gated-gelu", **shape))
+
+
 def gpt2(size: str) -> nn.Module:
     width, layers, heads = {"medium": (1024, 24, 16), "large": (1280, 36, 20)}[size]
     with torch.device("meta"):
@@ -144,6 +209,13 @@ def houlsby(width: int, layer_norms: bool) -> adapter.AdapterConfig:
         (gpt2("medium"), bitfit.BitfitConfig(), 271_360),
         (bert("base"), PARTIAL, 46_080),
         (bert("large"), PARTIAL, 122_880),
+        (roberta("base"), lora.LoraConfig(rank=8, dora=True), 294_912 + 24 * 768),
+        (bert("base"), lora.LoraConfig(rank=8, sites=("embedding",)), 8 * (30_522 + 768)),
+        (t5("small"), ia3.Ia3Config(), 34_816),
+        (t5("base"), ia3.Ia3Config(), 104_448),
+        (t5("large"), ia3.Ia3Config(), 282_624),
+        (t5("xl"), ia3.Ia3Config(), 540_672),
+        (t5("xxl"), ia3.Ia3Config(), 1_081_344),
         (bert("base"), head.HeadConfig(), 0),
         (bert("base"), full.FullConfig(), 109_482_240),
         (bert("large"), full.FullConfig(), 335_141_888),
@@ -156,6 +228,11 @@ def houlsby(width: int, layer_norms: bool) -> adapter.AdapterConfig:
 )
 def test_a_method_trains_and_keeps_the_published_count(model: nn.Module, config: object, wanted: int) -> None:
     assert count(model, config) == {"delta": wanted, "kept": wanted}
+
+
+def test_pissa_trains_what_lora_does_and_keeps_a_lora_of_twice_the_rank() -> None:
+    config = lora.LoraConfig(rank=8, init="pissa")
+    assert count(roberta("base"), config) == {"delta": 294_912, "kept": 2 * 294_912}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.ia3 import Ia3Config
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
@@ -19,6 +20,10 @@ from tiny import CAUSAL, TABLED, VOCABULARY, model, output, outputs, padded, ran
 RUNS: Mapping[str, MethodConfig] = {
     "lora": LoraConfig(rank=2, dropout=0.2),
     "all": LoraConfig(rank=3, sites="all-linear"),
+    "dora": LoraConfig(rank=2, dora=True, dropout=0.2),
+    "pissa": LoraConfig(rank=2, alpha=2, init="pissa"),
+    "embedding": LoraConfig(rank=2, alpha=1, sites=("embedding",)),
+    "ia3": Ia3Config(),
     "houlsby": AdapterConfig(variant="houlsby", bottleneck=3, dropout=0.3),
     "pfeiffer": AdapterConfig(bottleneck=3),
     "parallel": AdapterConfig(variant="parallel", bottleneck=3),
@@ -72,6 +77,9 @@ def test_bf16_trains_fp32_tensors_and_stays_near_fp32(family: str, how: str) -> 
 
 GENERATING: Mapping[str, MethodConfig] = {
     "lora": LoraConfig(rank=2),
+    "dora": LoraConfig(rank=2, dora=True),
+    "embedding": LoraConfig(rank=2, alpha=1, sites=("embedding",)),
+    "ia3": Ia3Config(),
     "prefix": PrefixConfig(length=3, reparametrisation="none"),
     "unshifted": PrefixConfig(length=4, reparametrisation="none", position_shift=False),
     "prompt": PromptTuningConfig(length=2),
@@ -182,7 +190,7 @@ def test_no_route_to_a_bank_leaves_no_graph(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", TABLED)
-@pytest.mark.parametrize("run", ["lora", "houlsby", "prefix"])
+@pytest.mark.parametrize("run", ["lora", "dora", "houlsby", "prefix"])
 def test_a_rows_dropout_depends_on_neither_neighbours_nor_padding(family: str, run: str) -> None:
     attached = attach(model(family), RUNS).train()
     randomise_runs(attached)

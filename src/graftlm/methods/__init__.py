@@ -41,7 +41,7 @@ def count(base: nn.Module, config: MethodConfig) -> dict[str, int]:
         sizes: Sequence[int] = [
             base.get_parameter(act.parameter).numel()
             if isinstance(act, Select)
-            else sum(param.count for param in act.params.values())
+            else sum(param.count for param in act.params.values() if param.trained)
             for act in acts(of, sites)
         ]
         return sum(sizes)

@@ -161,6 +161,7 @@ def _plan(
         seed=config.seed,
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
+        rates=model.attached.rates_of(RUN),
         evaluate=_evaluator(config, model, watched, goals, data) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),

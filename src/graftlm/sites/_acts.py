@@ -36,6 +36,10 @@ def zeros(*shape: int) -> Param:
     return Param(shape, lambda _: torch.zeros(shape))
 
 
+def ones(*shape: int) -> Param:
+    return Param(shape, lambda _: torch.ones(shape))
+
+
 def normal(*shape: int, std: float) -> Param:
     return Param(shape, lambda generator: torch.randn(shape, generator=generator) * std)
 

@@ -266,7 +266,7 @@ class Attached(nn.Module):
     def merged(self, run: str) -> dict[str, Tensor]:
         """The base's weights with a run folded in, in fp32, by parameter name; only those that change.
 
-        Raises UserError where the run has a part that no weight can express.
+        Raises UserError where the run has a part that no weight can express, or one that other layers share.
         """
         for act in self.acts[run]:
             if not isinstance(act, Select) and (not isinstance(act, Branch) or act.merge is None):
@@ -274,7 +274,8 @@ class Attached(nn.Module):
                 raise UserError(
                     f'adapter "{run}" cannot be merged: {kind} at {_place(act)} is not a change of a weight'
                 )
-        return merged_weights(self.acts[run], self._tensors[run], lambda path: self._placing.hosts[path].inner)
+        hosts = self._placing.hosts
+        return merged_weights(self.acts[run], self._tensors[run], lambda path: hosts[path].inner, self.base)
 
     @torch.no_grad()
     def detach(self) -> nn.Module:

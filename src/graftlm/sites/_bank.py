@@ -109,8 +109,15 @@ class Bank(nn.Module):
     def remembered(
         self, name: str, dtype: torch.dtype | None, make: Callable[[Mapping[str, Tensor]], Tensor]
     ) -> Tensor:
-        """What `make` gives for all runs, made again only after a tensor was written to."""
-        state = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in self.tensors().values()))
+        """What `make` gives for all runs, made again only after a tensor was written to.
+
+        What was made in inference mode is not used outside of it, where autograd would refuse it.
+        """
+        state = (
+            dtype,
+            torch.is_inference_mode_enabled(),
+            *((tensor.data_ptr(), tensor._version) for tensor in self.tensors().values()),
+        )
         if name not in self._remembered or self._remembered[name][0] != state:
             self._remembered[name] = (state, make(self.every(dtype)))
         return self._remembered[name][1]

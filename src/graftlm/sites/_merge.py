@@ -5,25 +5,31 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from graftlm.core.errors import UserError
 from graftlm.sites._acts import Act, Branch, Select
 from graftlm.sites._site import Rows
 
 
 @torch.no_grad()
 def merged_weights(
-    acts: Iterable[Act], tensors: Mapping[str, Tensor], layer: Callable[[str], nn.Module]
+    acts: Iterable[Act], tensors: Mapping[str, Tensor], layer: Callable[[str], nn.Module], base: nn.Module
 ) -> dict[str, Tensor]:
-    """The weights that the acts change, by parameter name. `layer` gives the frozen layer at a module path."""
+    """The weights that the acts change, by parameter name. `layer` gives the frozen layer at a module path.
+
+    Raises UserError where a changed weight is another layer's of `base` too, which would change with it.
+    """
     out: dict[str, Tensor] = {}
     for act in acts:
         if isinstance(act, Select):
             out[act.parameter] = tensors[f"base.{act.parameter}"].detach().clone()
         elif isinstance(act, Branch):
-            _fold(act, tensors, layer(act.site.module), out)
+            _fold(act, tensors, layer(act.site.module), base, out)
     return out
 
 
-def _fold(act: Branch, tensors: Mapping[str, Tensor], module: nn.Module, out: dict[str, Tensor]) -> None:
+def _fold(
+    act: Branch, tensors: Mapping[str, Tensor], module: nn.Module, base: nn.Module, out: dict[str, Tensor]
+) -> None:
     site, merge = act.site, act.merge
     assert merge is not None
     own: dict[str, Tensor] = {name: tensors[f"{site.name}.{name}"].detach().float() for name in act.params}
@@ -37,9 +43,20 @@ def _fold(act: Branch, tensors: Mapping[str, Tensor], module: nn.Module, out: di
     part = oriented if rows is None else rows.of_outputs(oriented.T).T
     part_bias = bias if bias is None or rows is None else rows.of_outputs(bias)
     new_weight, new_bias = merge(part, part_bias, own)
+    if new_weight is not part and (tied := _tied(module, base)):
+        raise UserError(f"{site.module} cannot be merged: its weight is tied to {tied[0]}'s; keep the adapter")
     _write(oriented, new_weight, rows)
     if bias is not None and new_bias is not None:
         _write(bias, new_bias, rows)
+
+
+def _tied(module: nn.Module, base: nn.Module) -> list[str]:
+    """The paths of the other layers whose weight is this one's."""
+    return [
+        path.removesuffix(".inner")
+        for path, other in base.named_modules()
+        if other is not module and other._parameters.get("weight") is module.weight
+    ]
 
 
 def _copied(tensor: Tensor | nn.Module) -> Tensor:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from graftlm.core import registry
 from graftlm.core.errors import UserError, unknown
 from graftlm.sites._site import Attention, Site, is_linear, is_norm, layer_site
 from graftlm.sites._table import ROLES, SPANS, STACKS, Architecture, Fused, Head, Span, Stack
+from graftlm.sites._view import frozen_weight
 
 PACKAGE = "graftlm.sites.architectures"
 
@@ -207,6 +208,11 @@ class Sites:
             )
             for layer, block in enumerate(stack.calls or range(len(blocks)))
         ]
+
+    def weight(self, site: Site) -> Callable[[], Tensor]:
+        """Gives a site's frozen rows (d_out d_in) when it is called, wherever the layer is by then."""
+        module = self.model.get_submodule(site.module)
+        return lambda: frozen_weight(module, site.rows).detach()
 
     @property
     def class_prefix(self) -> str:

@@ -114,9 +114,16 @@ class View:
         self.router.note(f"{self.site.name}.{name}", g)
 
     def worked_out(self, name: str, make: Callable[["View", Tensors], Tensor], p: Tensors) -> Tensor:
-        """What `make` gives for the runs' tensors, (n …); remembered while no gradient is wanted."""
+        """What `make` gives for the runs' tensors, (n …); remembered while no gradient is wanted, but not in training.
+
+        In training, where some optimizers write to tensors unseen, it is made anew, once a run rather than once a row.
+        """
         if self.bank is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return make(self, p)
+        if self.router.training:
+            return (
+                make(self, p) if self.chunk.index is None else self.chunk.pick(make(self, self.bank.every(self.dtype)))
+            )
         return self.chunk.pick(self.bank.remembered(name, self.dtype, lambda every: make(self, every)))
 
     def dropout(self, h: Tensor) -> Tensor:

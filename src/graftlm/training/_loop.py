@@ -28,7 +28,8 @@ Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str,
 class Plan:
     """What one run needs: its tensors, its examples' lengths, its settings, and how it is evaluated.
 
-    `evaluate` gives metrics; `better` says whether a new value of the watched metric beats an old one.
+    `rates` multiplies `rate` for the tensors that it names. `evaluate` gives metrics; `better` says whether a new value
+    of the watched metric beats an old one.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -37,6 +38,7 @@ class Plan:
     seed: int
     rate: float
     head_rate: float
+    rates: Mapping[str, float] = field(default_factory=dict)
     evaluate: Callable[[], Mapping[str, float]] | None = None
     metric: str = "loss"
     better: Callable[[float, float], bool] = lambda new, old: new > old
@@ -117,7 +119,7 @@ def train(
 
 def _start(plan: Plan) -> _State:
     total, per_epoch = steps_of(plan)
-    made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate)
+    made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate, plan.rates)
     batches = endless(plan.lengths, plan.config.batch_size, plan.seed)
     return _State(plan, total, per_epoch, batches, made, schedule(made, plan.config, total))
 

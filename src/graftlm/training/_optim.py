@@ -27,16 +27,23 @@ def optimizers() -> dict[str, type[Optimizer]]:
 
 
 def optimizer(
-    parameters: Mapping[str, nn.Parameter], config: TrainingConfig, rate: float, head_rate: float
+    parameters: Mapping[str, nn.Parameter],
+    config: TrainingConfig,
+    rate: float,
+    head_rate: float,
+    rates: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """One run's optimizer. Vectors (biases, norms, scales) are not decayed; the head has its own rate."""
+    """One run's optimizer. Vectors (biases, norms, scales) are not decayed; the head has its own rate.
+
+    `rates` multiplies the rate of the tensors that it names.
+    """
     known = optimizers()
     if config.optimizer not in known:
         raise unknown("optimizer", config.optimizer, known)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decay = config.weight_decay if parameter.dim() > 1 else 0.0
-        key = (head_rate if name.startswith("head.") else rate, decay)
+        key = (head_rate if name.startswith("head.") else rate * (rates or {}).get(name, 1.0), decay)
         groups.setdefault(key, []).append(parameter)
     try:
         make: Any = known[config.optimizer]

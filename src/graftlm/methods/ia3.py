@@ -1,0 +1,56 @@
+"""(IA)³ (Liu et al., 2022, arXiv:2205.05638): keys, values and what goes into a feed-forward's output, each times l.
+
+K' = l ⊙ K and V' = l ⊙ V at every attention, cross attention too; y' = W (l ⊙ x) + b at `feedforward.output`. l (d_out,
+or d_in there) starts at one, so a fresh run changes nothing, and is stored as it is.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from graftlm.core.errors import UserError
+from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, ones
+
+PAPER = "Liu et al. 2022"
+KIND = "branch"
+MERGEABLE = True
+LEARNING_RATE = 3e-3
+TRAINS = "a scale for each key, value and inner feed-forward feature"
+STORES = "a number a feature"
+
+
+class Ia3Config(MethodConfig):
+    """`sites`: roles, module names or a regex; a `feedforward.output` is scaled before it runs, any other after."""
+
+    sites: tuple[str, ...] | str = ("attention.key", "attention.value", "feedforward.output")
+
+
+def scaled(h: Tensor, scale: Tensor) -> Tensor:
+    """h (n rows d), scale (n d) -> (n rows d)."""
+    return h * scale[:, None]
+
+
+def forward(view: View, p: Tensors) -> Tensor:
+    return scaled(view.y, p["scale"])
+
+
+def merge_output(weight: Tensor, bias: Tensor | None, p: Tensors) -> tuple[Tensor, Tensor | None]:
+    return weight * p["scale"][:, None], bias if bias is None else bias * p["scale"]
+
+
+def merge_input(weight: Tensor, bias: Tensor | None, p: Tensors) -> tuple[Tensor, Tensor | None]:
+    return weight * p["scale"], bias
+
+
+def acts(config: Ia3Config, sites: Sites) -> Sequence[Act]:
+    needs_table(config, sites)
+    return [_branch(site) for site in sites.select(config.sites)]
+
+
+def _branch(site: Site) -> Branch:
+    if site.kind != "linear":
+        raise UserError(f"ia3 acts on linear layers; {site.module} is of kind {site.kind}")
+    if site.role == "feedforward.output":
+        return Branch(site, {"scale": ones(site.d_in)}, forward, merge=merge_input, where="input")
+    return Branch(site, {"scale": ones(site.d_out)}, forward, merge=merge_output)
