@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, BertModel, PreTrain
 
 import graftlm
 import tiny
+from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 
 WORDS = ("<pad>", "<s>", "</s>", *(f"w{number}" for number in range(tiny.VOCABULARY - 3)))
@@ -96,3 +97,61 @@ def test_a_file_that_was_cut_is_evaluated_on_the_rows_that_were_not_trained_on(t
     assert graftlm.evaluate(tmp_path / "run", str(moved), "test").examples == 10
     other = write(tmp_path / "others.jsonl", rows(31))
     assert graftlm.evaluate(tmp_path / "run", other, "test").examples == 31
+
+
+SHIFTING = [("prefix", {}), ("ptuning-v2", {}), ("prompt-tuning", {}), ("prompt-tuning", {"position_shift": False})]
+LEFT = 8  # the fewest positions that a text is left
+
+
+def _shifted(model: str, folder: Path, method: dict[str, object]) -> None:
+    long = [row | {"text": " ".join(["w1 w2 w3"] * 20)} for row in rows(20)]
+    data = {"path": write(folder / "rows.jsonl", long), "split": {"train": 0.6, "validation": 0.4}}
+    training = {"max_steps": 1, "batch_size": 2}
+    graftlm.fit(model=model, data=data, method=method, out=folder / "run", training=training)
+
+
+@pytest.mark.parametrize(("method", "options"), SHIFTING)
+@pytest.mark.parametrize("family", ["bert", "roberta", "opt", "gpt2", "bart"])
+def test_virtual_tokens_that_leave_the_text_too_few_positions_are_refused_before_training(
+    family: str, method: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    """BART's encoder and decoder count positions each for itself, so its two prefixes are not added up."""
+    model = saved(tiny.model(family), tmp_path / "base")
+    length = tiny.POSITIONS + 1 if options else tiny.POSITIONS - LEFT + 1
+    reason = rf'run "run" puts {length} virtual tokens before the text, but .* has {tiny.POSITIONS} positions'
+    with pytest.raises(UserError, match=reason):
+        _shifted(model, tmp_path, {"name": method, "length": length} | options)
+
+
+@pytest.mark.parametrize(("method", "options"), SHIFTING)
+@pytest.mark.parametrize("family", ["bert", "opt", "gpt2"])
+def test_the_text_is_cut_to_the_positions_that_virtual_tokens_leave(
+    family: str, method: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    model = saved(tiny.model(family), tmp_path / "base")
+    length = tiny.POSITIONS if options else tiny.POSITIONS - LEFT
+    _shifted(model, tmp_path, {"name": method, "length": length} | options)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "prefix", "length": 5, "hidden": 8, "init": "text", "text": "w3 w4"},
+        {"name": "prefix", "length": 2, "reparametrisation": "none", "init": "text", "text": "w3 w4"},
+        {"name": "ptuning-v2", "length": 3},
+        {"name": "ptuning", "length": 3},
+        {"name": "instance-prompt", "length": 2, "bottleneck": 4},
+    ],
+    ids=lambda method: f"{method['name']}-{method.get('init', '')}",
+)
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "llama"])
+def test_a_stored_run_with_virtual_tokens_has_the_metrics_that_it_had_when_it_was_trained(
+    family: str, method: dict[str, object], tmp_path: Path
+) -> None:
+    model = saved(tiny.model(family), tmp_path / "base")
+    file = write(tmp_path / "rows.jsonl", rows(60))
+    data = {"path": file, "split": {"train": 0.6, "validation": 0.4}}
+    training = {"max_steps": 3, "batch_size": 8}
+    graftlm.fit(model=model, data=data, method=method, out=tmp_path / "run", training=training)
+    trained = json.loads((tmp_path / "run/metrics.json").read_text())["metrics"]
+    assert graftlm.evaluate(tmp_path / "run", file, "validation").metrics == pytest.approx(trained, abs=1e-6)

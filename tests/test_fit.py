@@ -33,6 +33,24 @@ def test_a_stored_run_answers_as_the_trained_one_did(method: str, tmp_path: Path
     assert (tmp_path / "run/history.jsonl").read_text().endswith("\n")
 
 
+LORAS = {
+    "plain": {"name": "lora"},
+    "rslora": {"name": "lora", "rslora": True, "plus": 16},
+    "dora": {"name": "lora", "dora": True, "sites": ["attention.query", "feedforward.output"]},
+    "pissa": {"name": "lora", "init": "pissa"},
+    "embedding": {"name": "lora", "sites": ["embedding", "attention.query"]},
+    "ia3": {"name": "ia3"},
+}
+
+
+@pytest.mark.parametrize("case", [case for case in LORAS if case != "plain"])
+def test_a_run_with_loras_options_or_ia3_is_stored_and_merged(case: str, tmp_path: Path) -> None:
+    run = graftlm.fit(model="minilm", data=DATA, method=LORAS[case], out=tmp_path / "run", training=SHORT)
+    again = graftlm.evaluate(tmp_path / "run", DATA, "validation")
+    assert again.metrics == pytest.approx(run.metrics, abs=1e-5)
+    assert graftlm.merge(tmp_path / "run", tmp_path / "merged").is_dir()  # which compares the logits
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -45,11 +63,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_peft_reads_a_lora_run_and_gives_the_same_logits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["plain", "pissa"])
+def test_peft_reads_a_lora_run_and_gives_the_same_logits(case: str, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    graftlm.fit(model="minilm", data=DATA, method="lora", out=tmp_path / "run", training=SHORT)
+    graftlm.fit(model="minilm", data=DATA, method=LORAS[case], out=tmp_path / "run", training=SHORT)
     predictor = graftlm.load(tmp_path / "run")
     expected = predictor.logits([Example(text) for text in TEXTS])
     folder = tmp_path / "run/adapter"

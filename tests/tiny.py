@@ -14,9 +14,12 @@ from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.full import FullConfig
 from graftlm.methods.head import HeadConfig
 from graftlm.methods.ia3 import Ia3Config
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.methods.top_k import TopKConfig
 from graftlm.sites import Attached, Tokens
 from graftlm.sites._site import is_norm
@@ -82,6 +85,7 @@ UNTABLED = ("mpnet", "gptj")
 TABLED = tuple(family for family in CONFIGS if family not in UNTABLED)
 BASIC = ("bert", "gpt2", "llama")
 CAUSAL = ("gpt2", "gpt-neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
+LEFT_PADDED = [(family, side) for family in TABLED for side in ("right", "left") if (family, side) != ("bart", "left")]
 ENCODER_DECODER = ("t5", "t5-gated", "mt5", "bart")
 
 
@@ -227,6 +231,11 @@ METHODS: Mapping[str, MethodConfig] = {
     "prompt": PromptTuningConfig(length=3),
     "prompt-mlp": PromptTuningConfig(length=3, reparametrisation="mlp", hidden=5),
     "prompt-residual": PromptTuningConfig(length=3, reparametrisation="residual", hidden=5),
+    "ptuning-v2": PtuningV2Config(length=3),
+    "ptuning-v2-mlp": PtuningV2Config(length=3, reparametrisation="mlp", hidden=5),
+    "ptuning": PtuningConfig(length=3),
+    "ptuning-mlp": PtuningConfig(length=2, encoder="mlp", hidden=5),
+    "instance-prompt": InstancePromptConfig(length=3, bottleneck=5),
     "full": FullConfig(),
     "top-k": TopKConfig(k=1),
     "head": HeadConfig(),
@@ -242,6 +251,6 @@ def fits(family: str, method: str) -> bool:
     return family in TABLED or not method.startswith(TABLE_NEEDED)
 
 
-TABLE_NEEDED = ("prefix", "houlsby", "pfeiffer", "parallel", "ia3", "lora-embedding")
+TABLE_NEEDED = ("prefix", "ptuning-v2", "houlsby", "pfeiffer", "parallel", "ia3", "lora-embedding")
 BIASLESS = ("llama", "mistral", "qwen3", "gemma", "phi3", "modernbert", "t5", "t5-gated", "mt5")
 CASES = [(family, method) for family in CONFIGS for method in METHODS if fits(family, method)]

@@ -24,6 +24,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 
 
 def _help(capfd: pytest.CaptureFixture[str], *command: str) -> str:
+    capfd.readouterr()  # an earlier command may have shown an example of its own
     assert code([*command, "--help"]) == 0
     return capfd.readouterr().out
 

@@ -55,7 +55,8 @@ def _fit(model: str, data: str, *more: str, without: str = "") -> list[str]:
         ("sites minilm -o rank=4", "a method's options are written method.NAME=VALUE"),
         ("sites minilm -o method.rank=4", "method.rank needs a method; name it with --method"),
         ("sites minilm -o method=lora", "name the method with --method"),
-        ("methods all", "unexpected extra argument"),
+        ("methods lor", 'no method "lor"; did you mean "lora"?'),
+        ("methods lora head", "unexpected extra argument"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_would_work(arguments: str, said: str, graftlm: Command) -> None:

@@ -13,7 +13,7 @@ Command = Callable[..., tuple[int, str, str]]
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24},
-    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
+    "mpnet": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
 }
 
 
@@ -30,7 +30,7 @@ def test_sites_need_no_weights_and_no_tokenizer(family: str, graftlm: Command) -
     found, out, err = graftlm("sites", family)
     assert found == 0
     assert out.startswith(f"{family}: {family}, ")
-    assert ("warning: " in err) == (family == "distilbert")  # which has no table
+    assert ("warning: " in err) == (family == "mpnet")  # which has no table
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_what_trains_in_place_is_counted_in_the_base(graftlm: Command) -> None:
 
 
 def test_a_method_that_a_model_cannot_have_is_refused_by_name(graftlm: Command) -> None:
-    found, _, err = graftlm("sites", _folder("distilbert"), "--method", "adapter")
+    found, _, err = graftlm("sites", _folder("mpnet"), "--method", "adapter")
     assert found == 2
-    assert 'error: adapter needs to know the blocks of "distilbert"' in err
+    assert 'error: adapter needs to know the blocks of "mpnet"' in err
 
 
 def test_a_model_that_is_not_installed_names_the_command_that_helps(

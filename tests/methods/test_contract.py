@@ -19,6 +19,7 @@ from tiny import (
     CONFIGS,
     ENCODER_DECODER,
     IN_PLACE,
+    LEFT_PADDED,
     METHODS,
     TABLED,
     batch_of,
@@ -127,7 +128,7 @@ def test_what_is_kept_of_a_run_gives_its_output_bit_for_bit(family: str, method:
 
 
 def test_a_reparametrisation_is_not_kept() -> None:
-    for method in ("prefix-mlp", "prompt-mlp", "prompt-residual"):
+    for method in ("prefix-mlp", "ptuning-v2-mlp", "prompt-mlp", "prompt-residual", "ptuning", "ptuning-mlp"):
         (name,) = attach(model("bert"), {"a": METHODS[method]}).kept("a")
         assert name.endswith(".values")
 
@@ -230,7 +231,8 @@ def test_an_untied_embedding_of_a_model_with_a_head_is_merged() -> None:
 @pytest.mark.parametrize(
     ("method", "reason"),
     [(name, "a nonlinear branch") for name in ("houlsby", "pfeiffer", "parallel")]
-    + [("prefix", "a prefix"), ("prefix-mlp", "a prefix"), ("prompt", "a prompt")],
+    + [(name, "a prefix") for name in ("prefix", "prefix-mlp", "ptuning-v2")]
+    + [(name, "a prompt") for name in ("prompt", "ptuning", "instance-prompt")],
 )
 def test_what_no_weight_can_express_is_not_merged_and_the_reason_given(method: str, reason: str) -> None:
     with pytest.raises(UserError, match=f"cannot be merged: {reason} at "):
@@ -238,7 +240,6 @@ def test_what_no_weight_can_express_is_not_merged_and_the_reason_given(method: s
 
 
 CONTEXT = [7, 8, 9, 10]
-LEFT_PADDED = [(family, side) for family in TABLED for side in ("right", "left") if (family, side) != ("bart", "left")]
 
 
 def after_context(base: nn.Module) -> list[Tensor]:

@@ -12,9 +12,12 @@ from graftlm.core.errors import UserError
 from graftlm.methods import MethodConfig, attach, prompt_tuning
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
 from tiny import METHODS, SHARING, VOCABULARY, WIDTH, model
 
 Tensors = Mapping[str, Tensor]
@@ -88,6 +91,33 @@ def test_a_prefix_starts_as_torch_starts_an_embedding_and_linear_layers() -> Non
 
 def test_a_direct_prefix_starts_uniform_from_zero_to_one() -> None:
     assert is_uniform(ending(starts(PrefixConfig(length=100, reparametrisation="none")), "values"), 0, 1)
+
+
+def test_a_deep_prefix_starts_normal_with_a_small_deviation_through_an_mlp_too() -> None:
+    assert is_normal(ending(starts(PtuningV2Config(length=100)), "values"), 0.02)
+    tensors = starts(PtuningV2Config(length=100, reparametrisation="mlp", hidden=MANY))
+    assert all(is_normal(ending(tensors, name), 0.02) for name in ("embedding", "in_weight", "out_weight"))
+    assert is_zero(torch.cat([ending(tensors, "in_bias"), ending(tensors, "out_bias")]))
+
+
+def test_a_prompt_encoder_starts_as_torch_starts_an_embedding_an_lstm_and_linear_layers() -> None:
+    tensors = starts(PtuningConfig(length=100, hidden=25))
+    assert is_normal(ending(tensors, "embedding"), 1.0)
+    for layer in "01":
+        assert is_uniform(torch.cat([ending(tensors, f"{name}_{layer}") for name in ("input", "recurrent")]), -0.2, 0.2)
+        assert is_uniform(
+            torch.cat([ending(tensors, f"{name}_bias_{layer}") for name in ("input", "recurrent")]), -0.2, 0.2
+        )
+    for name, fan_in in (("in_weight", 50), ("out_weight", WIDTH)):
+        assert is_uniform(ending(tensors, name), -(fan_in**-0.5), fan_in**-0.5)
+
+
+def test_a_prompt_made_from_the_text_starts_as_torch_starts_linear_layers() -> None:
+    tensors = starts(InstancePromptConfig(length=5, bottleneck=MANY))
+    for layer, fan_in in (("down", WIDTH), ("up", MANY)):
+        bound = fan_in**-0.5
+        assert is_uniform(ending(tensors, layer), -bound, bound)
+        assert 0.8 * bound < float(ending(tensors, f"{layer}_bias").abs().max()) <= bound
 
 
 @pytest.mark.parametrize(("init", "low", "high"), [("uniform", -0.5, 0.5), ("uniform-positive", 0.0, 0.5)])

@@ -11,11 +11,14 @@ from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.ia3 import Ia3Config
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.sites import Attached, row_keys
-from tiny import TABLED, model, output, outputs, padded, randomise_runs, texts
+from tiny import BASIC, BIASLESS, LEFT_PADDED, TABLED, batch_of, model, output, outputs, plainly, randomise_runs, texts
 
 RUNS: Mapping[str, MethodConfig] = {
     "lora-2": LoraConfig(rank=2, alpha=4, dropout=0.2),
@@ -44,11 +47,25 @@ RUNS: Mapping[str, MethodConfig] = {
     "prompt-5": PromptTuningConfig(length=5, position_shift=False),
     "prompt-mlp": PromptTuningConfig(length=3, reparametrisation="mlp", hidden=5),
     "prompt-residual": PromptTuningConfig(length=4, reparametrisation="residual", hidden=3),
+    "ptuning-v2-3": PtuningV2Config(length=3),
+    "ptuning-v2-5": PtuningV2Config(length=5, dropout=0.3, position_shift=False),
+    "ptuning-v2-mlp": PtuningV2Config(length=2, reparametrisation="mlp", hidden=3),
+    "ptuning-3": PtuningConfig(length=3, hidden=4),
+    "ptuning-3-wide": PtuningConfig(length=3, hidden=6),
+    "ptuning-2": PtuningConfig(length=2),
+    "ptuning-mlp-2": PtuningConfig(length=2, encoder="mlp", hidden=5, position_shift=False),
+    "ptuning-mlp-4": PtuningConfig(length=4, encoder="mlp"),
+    "instance-2": InstancePromptConfig(length=2, bottleneck=5),
+    "instance-4": InstancePromptConfig(length=4, bottleneck=3),
 }
 
 
 def runs_of(family: str) -> dict[str, MethodConfig]:
-    return {name: config for name, config in RUNS.items() if name != "bitfit" or family != "llama"}
+    """All that a family can have: some have no biases, and T5's positions are relative."""
+    relative = family in ("t5", "t5-gated", "mt5")
+    refused = [name for name in RUNS if relative and getattr(RUNS[name], "position_shift", True) is False]
+    refused = [name for name in refused if "prefix" not in name] + (["bitfit"] if family in BIASLESS else [])
+    return {name: config for name, config in RUNS.items() if name not in refused}
 
 
 def orders(names: Sequence[str]) -> dict[str, list[str | None]]:
@@ -75,8 +92,7 @@ def started(base: nn.Module, configs: Mapping[str, MethodConfig], shared: Attach
     return attached
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize(("family", "side"), LEFT_PADDED)
 def test_every_row_of_a_mixed_batch_has_the_output_that_it_has_alone(family: str, side: str) -> None:
     base, configs = model(family), runs_of(family)
     shared = started(base, configs)
@@ -84,7 +100,7 @@ def test_every_row_of_a_mixed_batch_has_the_output_that_it_has_alone(family: str
     wanted: dict[str | None, list[Tensor]] = {}
     text = {name: texts(4, seed=index) for index, name in enumerate([*configs, None])}
     with torch.no_grad():
-        wanted[None] = [output(base(torch.tensor([row])))[0] for row in text[None]]
+        wanted[None] = [plainly(base, [row])[0] for row in text[None]]
         for run, config in configs.items():
             attached = started(base, {run: config}, shared)
             wanted[run] = [outputs(attached, [run], [row])[0] for row in text[run]]
@@ -104,7 +120,7 @@ def test_rows_of_the_bare_base_do_not_depend_on_their_neighbours_by_a_bit(family
     attached = started(base, configs)
     order = orders(list(configs))["mixed"]
     rows = texts(len(order))
-    batch = padded(rows)
+    batch = batch_of(base, rows)
     bare = [index for index, name in enumerate(order) if name is None]
     with torch.no_grad(), attached.route(order):
         among = output(attached(**batch))
@@ -188,10 +204,12 @@ def test_trainings_in_one_batch_end_where_separate_ones_end(family: str, steps: 
         separate.attached.detach()
 
 
-@pytest.mark.parametrize("family", TABLED)
-def test_gradients_in_one_batch_equal_separate_ones_in_fp32(family: str) -> None:
+@pytest.mark.parametrize("family", [family for family in TABLED if family != "bart"])
+def test_gradients_in_one_batch_equal_separate_ones(family: str) -> None:
+    exact = family in ("qwen3", "t5", "t5-gated", "mt5")  # whose fp32 gradients have noise of a few 1e-5
+    dtype, relative, floor = (torch.float64, 1e-9, 1e-10) if exact else (torch.float32, 1e-5, 1e-6)
     configs = runs_of(family)
-    together = Training(model(family), configs, list(configs))
+    together = Training(model(family, dtype=dtype), configs, list(configs))
     randomise_runs(together.attached)
     start = {run: together.tensors(run) for run in configs}
     found: dict[str, list[dict[str, Tensor]]] = {run: [] for run in configs}
@@ -199,7 +217,7 @@ def test_gradients_in_one_batch_equal_separate_ones_in_fp32(family: str) -> None
         together.backward(step)
         for run in configs:
             found[run].append(descend(together, run))
-    base = model(family)
+    base = model(family, dtype=dtype)
     for run, config in configs.items():
         separate = Training(base, {run: config}, list(configs))
         separate.attached.load(run, start[run])
@@ -209,7 +227,7 @@ def test_gradients_in_one_batch_equal_separate_ones_in_fp32(family: str) -> None
             scale = torch.stack([value.norm() for value in wanted.values()]).norm()
             for name, value in wanted.items():
                 error = (found[run][step][name] - value).norm()
-                assert error <= 1e-5 * value.norm() + 1e-6 * scale, (run, name)
+                assert error <= relative * value.norm() + floor * scale, (run, name)
         separate.attached.detach()
 
 
@@ -226,10 +244,20 @@ def descend(training: Training, run: str) -> dict[str, Tensor]:
     return gradients
 
 
-@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize("family", [*BASIC, "t5"])
 def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
     configs = runs_of(family)
-    for sick in ("lora-2", "dora-4", "pissa-2", "embedding-2", "ia3", "houlsby-3", "prefix-mlp-3", "prompt-2"):
+    for sick in (
+        "lora-2",
+        "dora-4",
+        "pissa-2",
+        "embedding-2",
+        "ia3",
+        "houlsby-3",
+        "prefix-mlp-3",
+        "ptuning-3",
+        "instance-2",
+    ):
         ends = []
         for value in (1.0, float("nan")):
             training = Training(model(family), configs, list(configs))

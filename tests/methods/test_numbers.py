@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertModel,
     GPT2Config,
@@ -18,7 +20,22 @@ from transformers import (
     T5Model,
 )
 
-from graftlm.methods import _dora, _pissa, adapter, bitfit, count, full, head, ia3, lora, prefix, prompt_tuning
+from graftlm.methods import (
+    _dora,
+    _pissa,
+    adapter,
+    bitfit,
+    count,
+    full,
+    head,
+    ia3,
+    instance_prompt,
+    lora,
+    prefix,
+    prompt_tuning,
+    ptuning,
+    ptuning_v2,
+)
 from graftlm.sites import Route, Sites, View, _attention
 from graftlm.sites._router import Derived, Router
 
@@ -252,6 +269,48 @@ def test_a_prefix_trains_an_mlp_and_keeps_the_published_count(
     assert training in (None, found["delta"])
 
 
+def test_deep_prefixes_train_and_keep_the_count_in_the_papers_code() -> None:
+    """P-Tuning v2's own comment counts an MLP and a head of 9 labels on BERT-base."""
+    through_mlp = ptuning_v2.PtuningV2Config(length=5, reparametrisation="mlp", hidden=512)
+    found = count(bert("base"), through_mlp)
+    assert found["delta"] + 9 * 768 + 9 == 9_860_105
+    assert found["kept"] == 2 * 12 * 768 * 5
+
+
+@pytest.mark.parametrize(("length", "wanted"), [(8, 393_216), (128, 6_291_456)])
+def test_a_deep_prefix_trains_and_keeps_the_published_count(length: int, wanted: int) -> None:
+    assert count(roberta("large"), ptuning_v2.PtuningV2Config(length=length)) == {"delta": wanted, "kept": wanted}
+
+
+def albert() -> nn.Module:
+    """ALBERT-xxl's words are 128 wide; a prompt's count depends on nothing else."""
+    with torch.device("meta"):
+        return AlbertModel(AlbertConfig(embedding_size=128, num_hidden_layers=1))
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "training", "kept"),
+    [
+        (bert("base"), ptuning.PtuningConfig(length=9), 8_278_272, 9 * 768),
+        (albert(), ptuning.PtuningConfig(length=1, hidden=128), 708_992, 128),
+        (albert(), ptuning.PtuningConfig(length=1, encoder="mlp"), 33_152, 128),
+    ],
+)
+def test_a_prompt_encoder_trains_the_published_count_and_keeps_the_prompt(
+    model: nn.Module, config: ptuning.PtuningConfig, training: int, kept: int
+) -> None:
+    assert count(model, config) == {"delta": training, "kept": kept}
+
+
+def test_a_prompt_made_from_the_text_trains_and_keeps_its_bottleneck() -> None:
+    """m d + m + L d m + L d."""
+    d, m, length = 1024, 256, 5
+    wanted = m * d + m + length * d * m + length * d
+    assert wanted == 1_578_240
+    config = instance_prompt.InstancePromptConfig(length=length, bottleneck=m)
+    assert count(roberta("large"), config) == {"delta": wanted, "kept": wanted}
+
+
 @pytest.mark.parametrize(
     ("width", "length", "wanted"),
     [
@@ -272,3 +331,31 @@ def test_a_prompt_trains_the_published_count(width: int, length: int, wanted: in
 @pytest.mark.parametrize(("size", "wanted"), [("base", 38_400), ("large", 100_352)])
 def test_the_norms_of_bert_have_the_published_count(size: str, wanted: int) -> None:
     assert sum(2 * site.d_out for site in Sites(bert(size)).norms()) == wanted
+
+
+def test_a_prompt_made_from_the_text_gives_the_number_worked_by_hand() -> None:
+    """d = 2, m = 1, L = 1: tanh(0.3·1 + 0.2·2 − 0.2) = tanh(0.5) = 0.46212, times (1, −1), plus (0, 0.5)."""
+    p = {"down": tensor([[[0.3, 0.2]]]), "down_bias": tensor([[-0.2]])}
+    p |= {"up": tensor([[[1], [-1]]]), "up_bias": tensor([[0, 0.5]])}
+    assert near(instance_prompt.through_bottleneck(tensor([[[1, 2]]]), p), [0.46212, 0.03788])
+
+
+@pytest.mark.parametrize(("length", "hidden"), [(1, 3), (4, 3), (9, 5)])
+def test_the_prompt_encoder_equals_torchs_lstm_with_the_same_weights(length: int, hidden: int) -> None:
+    torch.manual_seed(0)
+    wanted = nn.LSTM(4, hidden, num_layers=2, bidirectional=True, batch_first=True, dtype=torch.float64)
+    x = torch.randn(2, length, 4, dtype=torch.float64)
+    p = {f"{name}_{layer}": stacked(wanted, torchs, layer) for layer in "01" for name, torchs in TORCHS.items()}
+    p = {name: value.expand(2, *value.shape) for name, value in p.items()}
+    found = ptuning.lstm_layer(ptuning.lstm_layer(x, p, "0"), p, "1")
+    assert torch.allclose(found, wanted(x)[0], atol=1e-9, rtol=0)
+
+
+TORCHS = {"input": "weight_ih", "recurrent": "weight_hh", "input_bias": "bias_ih", "recurrent_bias": "bias_hh"}
+
+
+def stacked(lstm: nn.LSTM, name: str, layer: str) -> torch.Tensor:
+    """Torch's (4h …) of each direction as (2 4 h …), the inputs of an upper layer by direction."""
+    both = torch.stack([getattr(lstm, f"{name}_l{layer}{end}") for end in ("", "_reverse")]).detach()
+    out = both.unflatten(1, (4, -1))
+    return out.unflatten(-1, (2, -1)) if (name, layer) == ("weight_ih", "1") else out

@@ -1,21 +1,34 @@
-"""How an attached model runs: checkpointing, lower precision, generation, compilation, the graph, and dropout."""
+"""How an attached model runs: checkpointing, lower precision, generation, the graph, and dropout."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.ia3 import Ia3Config
+from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
-from graftlm.sites import Attached, keyed_dropout, row_keys
-from tiny import CAUSAL, TABLED, VOCABULARY, model, output, outputs, padded, randomise_runs, texts, virtual
+from graftlm.methods.ptuning import PtuningConfig
+from graftlm.methods.ptuning_v2 import PtuningV2Config
+from graftlm.sites import Attached, Sites, keyed_dropout, row_keys
+from tiny import (
+    CAUSAL,
+    TABLED,
+    VOCABULARY,
+    batch_of,
+    model,
+    outputs,
+    padded,
+    randomise_runs,
+    texts,
+    virtual,
+)
 
 RUNS: Mapping[str, MethodConfig] = {
     "lora": LoraConfig(rank=2, dropout=0.2),
@@ -29,6 +42,9 @@ RUNS: Mapping[str, MethodConfig] = {
     "parallel": AdapterConfig(variant="parallel", bottleneck=3),
     "prefix": PrefixConfig(length=3, hidden=5, dropout=0.2),
     "prompt": PromptTuningConfig(length=3),
+    "ptuning-v2": PtuningV2Config(length=2),
+    "ptuning": PtuningConfig(length=2),
+    "instance-prompt": InstancePromptConfig(length=2, bottleneck=4),
 }
 ROWS = [run for run in RUNS for _ in range(2)]
 TEXTS = texts(len(ROWS))
@@ -43,7 +59,7 @@ def gradients(attached: Attached) -> dict[str, Tensor]:
     return {"/".join(key): value.grad.clone() for key, value in named.items() if value.grad is not None}
 
 
-@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize("family", [family for family in TABLED if family != "albert"])
 def test_gradient_checkpointing_gives_the_same_gradients(family: str) -> None:
     found = []
     for checkpointed in (False, True):
@@ -84,6 +100,8 @@ GENERATING: Mapping[str, MethodConfig] = {
     "unshifted": PrefixConfig(length=4, reparametrisation="none", position_shift=False),
     "prompt": PromptTuningConfig(length=2),
     "bare": PromptTuningConfig(length=3, position_shift=False),
+    "ptuning-v2": PtuningV2Config(length=2),
+    "ptuning": PtuningConfig(length=3),
 }
 NEW = 5
 
@@ -138,47 +156,19 @@ def test_generate_gives_what_forward_passes_without_a_cache_give(
         assert new == wanted
 
 
-SIDE_BY_SIDE = {run: RUNS[run] for run in ("lora", "pfeiffer", "prefix", "prompt")}
-WARM_UP = [(2, 7), (3, 8)]  # rows of each run, tokens
-FIVE_SHAPES = [(4, 5), (2, 11), (5, 6), (6, 9), (7, 4)]
-
-
-@pytest.fixture
-def _dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.config.error_on_recompile = False
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_dynamo")
-@pytest.mark.parametrize("family", TABLED)
-def test_a_compiled_model_meets_mixed_batches_of_new_shapes_without_a_break_or_a_recompilation(family: str) -> None:
-    attached = attach(model(family, num_hidden_layers=1), SIDE_BY_SIDE)
-    randomise_runs(attached)
-    compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)
-    for rows, tokens in WARM_UP + FIVE_SHAPES:
-        torch._dynamo.config.error_on_recompile = (rows, tokens) in FIVE_SHAPES
-        names = [run for run in ("lora", "pfeiffer", None, "prefix", "prompt") for _ in range(rows)]
-        own = zip(names, texts(len(names), low=3, high=tokens), strict=True)
-        batch = padded([virtual(attached, run) + text for run, text in own], to=tokens + 3)
-        attached.route(names)
-        found, wanted = output(compiled(**batch)), output(attached(**batch))
-        real = batch["attention_mask"].bool()
-        assert torch.allclose(found[real], wanted[real], atol=1e-4)
-    assert not counters["graph_break"]
-
-
-@pytest.mark.parametrize("family", TABLED)
+@pytest.mark.parametrize("family", [family for family in TABLED if family != "albert"])
 def test_there_is_no_graph_below_the_lowest_trainable_site(family: str) -> None:
-    attached = attach(model(family), {"a": LoraConfig(sites=r".*\.1\..*(query|c_attn|q_proj)")}).train()
+    sites = Sites(model(family))
+    top = max(site.layer or 0 for site in sites.with_roles(["attention.query"]))
+    names = [site.module for site in sites.with_roles(["attention.query"]) if site.layer == top]
+    attached = attach(sites.model, {"a": LoraConfig(sites=tuple(names[-1:]))}).train()
     inputs: list[Tensor] = []
     blocks = [attached.base.get_submodule(path) for path in attached.sites.blocks]
     for block in blocks:
         block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    out = attached(**padded(texts(2))).last_hidden_state
-    assert [x.requires_grad for x in inputs] == [False, False]
+    out = attached(**batch_of(attached.base, texts(2))).last_hidden_state
+    assert len(inputs) == len(blocks)
+    assert not any(x.requires_grad for x in inputs)
     assert out.requires_grad
 
 
@@ -186,7 +176,7 @@ def test_there_is_no_graph_below_the_lowest_trainable_site(family: str) -> None:
 def test_no_route_to_a_bank_leaves_no_graph(family: str) -> None:
     attached = attach(model(family), RUNS).train()
     with attached.disabled():
-        assert not attached(**padded(texts(2))).last_hidden_state.requires_grad
+        assert not attached(**batch_of(attached.base, texts(2))).last_hidden_state.requires_grad
 
 
 @pytest.mark.parametrize("family", TABLED)
@@ -200,7 +190,7 @@ def test_a_rows_dropout_depends_on_neither_neighbours_nor_padding(family: str, r
     with torch.no_grad():
         alone = outputs(attached, [run], [text], keys=key)[0]
         again = outputs(attached, [run], [text], keys=row_keys(3, 5, torch.tensor([7])))[0]
-        for side in ("left", "right"):
+        for side in ("left", "right") if family != "bart" else ("right",):  # plain BART fails on the left too
             names = ["prompt", None, run, run, "prefix"]
             keys = torch.cat([others[:2], key, others[2:]])
             among = outputs(attached, names, [*TEXTS[1:3], text, *TEXTS[3:5]], side, keys, to=15)[2]
@@ -244,6 +234,6 @@ def test_masks_of_different_seeds_steps_sites_and_examples_are_independent() -> 
 
 def test_bitfit_in_bf16_adds_fp32_changes() -> None:
     attached = attach(model("bert", dtype=torch.bfloat16), {"a": BitfitConfig()})
-    attached(**padded(TEXTS)).last_hidden_state.float().pow(2).sum().backward()
+    attached(**batch_of(attached.base, TEXTS)).last_hidden_state.float().pow(2).sum().backward()
     found = [value.grad for value in attached.parameters_of("a").values() if value.grad is not None]
     assert {gradient.dtype for gradient in found} == {torch.float32}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,20 @@ from torch import nn
 from graftlm.core.aliases import ALIASES
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import new_folder
+from graftlm.core.hub import unreachable
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's name as it was asked for, and the folder or hub name that Transformers is given."""
+    """A model's name as it was asked for, and the folder or hub name that Transformers is given.
+
+    `offline`: why the hub cannot be asked, so that only its cache is; None for a folder, or where it can.
+    """
 
     name: str
     path: str
     gguf: str | None = None
+    offline: str | None = None
 
 
 @dataclass
@@ -44,7 +50,7 @@ class Base:
 
 
 def resolve(name: str, cache: Path | None = None) -> ModelSource:
-    """Where a model is: an alias's wheel, a local folder, or a hub name, which is not checked here.
+    """Where a model is: an alias's wheel, a local folder, or a hub name; whether the hub has it is not checked here.
 
     A GGUF alias is taken from `cache` if it was converted before (see `converted`).
     """
@@ -66,7 +72,7 @@ def resolve(name: str, cache: Path | None = None) -> ModelSource:
         return ModelSource(name, str(folder))
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise unknown("model folder", name, [str(path) for path in _siblings(folder)])
-    return ModelSource(name, name)
+    return ModelSource(name, name, offline=unreachable())
 
 
 def default_cache() -> Path:
@@ -101,7 +107,9 @@ def load_config(source: ModelSource) -> Any:
 
     extra = {"gguf_file": source.gguf} if source.gguf else {}
     try:
-        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **extra)
+        return AutoConfig.from_pretrained(
+            source.path, trust_remote_code=False, local_files_only=source.offline is not None, **extra
+        )
     except (OSError, ValueError, ImportError) as error:
         raise _not_loaded(source, error) from None
 
@@ -112,8 +120,9 @@ def load_base(name: str, cache: Path | None = None) -> Base:
 
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
+    cached = source.offline is not None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, local_files_only=cached)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f'the model "{name}" has no tokenizer that can be read: {_first_line(error)}') from None
     if type(config) not in AutoModel._model_mapping:
@@ -125,6 +134,7 @@ def load_base(name: str, cache: Path | None = None) -> Base:
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            local_files_only=cached,
             output_loading_info=True,
         )
     except Exception as error:  # Transformers raises anything from OSError to RuntimeError for a bad file
@@ -144,7 +154,7 @@ def folder_of(source: ModelSource) -> Path:
         return Path(source.path)
     from transformers.utils.hub import cached_file
 
-    found = cached_file(source.path, "config.json")
+    found = cached_file(source.path, "config.json", local_files_only=True)  # it has just been loaded
     assert found is not None
     return Path(found).parent
 
@@ -170,8 +180,13 @@ def fingerprint(folder: Path) -> str:
 def _not_loaded(source: ModelSource, error: Exception) -> UserError:
     text = _first_line(error)
     if not Path(source.path).is_dir() and isinstance(error, OSError):
-        near = str(unknown("model", source.name, ALIASES))
-        return UserError(f"{near}, or a local folder, or a hub name that can be reached ({text})")
+        near = get_close_matches(source.name, ALIASES, n=1, cutoff=0.5)
+        works = f'did you mean "{near[0]}"?' if near else f"{', '.join(ALIASES)} or a local folder would work"
+        if source.offline is None:
+            return UserError(f'no model "{source.name}" ({text}); {works}')
+        return UserError(
+            f'no model "{source.name}" on this machine, and the hub cannot be asked ({source.offline}); {works}'
+        )
     return UserError(f'the model "{source.name}" cannot be loaded: {text}')
 
 

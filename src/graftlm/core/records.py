@@ -1,9 +1,15 @@
 """What a job gives back, and what `run.json` and `metrics.json` hold."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+
+def not_finite(metrics: Mapping[str, float]) -> str | None:
+    """The first metric that is no finite number, as "loss nan", or None: JSON has no word for it."""
+    return next((f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value)), None)
 
 
 @dataclass(frozen=True)

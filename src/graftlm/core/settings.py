@@ -14,7 +14,8 @@ class DataConfig(Config):
     `split`: fractions that one file is cut into, as {"train": 0.8, "validation": 0.1, "test": 0.1}.
     `columns`: our name -> theirs, as {"text": "body", "label": "stars"}. `shots`: balanced few-shot train and
     validation sets, drawn from train with `shots_seed` as LM-BFF does. `mark`: entity columns to mark in the text.
-    `limit`: the first examples of each split only.
+    `limit`: the first examples of each split only. `cache`: keep the token ids of large splits on disk, in
+    ~/.cache/graftlm/features, which holds 1 GiB at most and may be deleted at any time.
     """
 
     path: str
@@ -24,6 +25,7 @@ class DataConfig(Config):
     shots_seed: NonNegativeInt = 13
     mark: tuple[str, str] | None = None
     limit: Mapping[str, PositiveInt] = {}
+    cache: bool = True
 
     @model_validator(mode="after")
     def _whole(self) -> "DataConfig":

@@ -16,8 +16,9 @@ from graftlm.sites import Sites, Tensors
 
 METHODS = {
     "LORA": "lora",
+    "IA3": "ia3",
     "PROMPT_TUNING": "prompt-tuning",
-    "P_TUNING": "prompt-tuning",
+    "P_TUNING": "ptuning",
     "PREFIX_TUNING": "prefix",
 }
 WHOLE = "base_model.model."  # before a parameter's path in the files of methods on layers

@@ -54,7 +54,7 @@ class Layer:
 
 def form(config: Any, sites: Sites) -> PeftForm:
     layers = _layers(acts(config, sites), sites)
-    rooted = getattr(config, "rslora", False)
+    rooted = config.rslora
     wanted = {
         layer.path: (sum(layer.ranks), layer.scale * sum(layer.ranks) ** (0.5 if rooted else 1)) for layer in layers
     }

@@ -32,7 +32,7 @@ HARMLESS = (
 )
 
 
-def prompt_form(config: Any, sites: Sites) -> PeftForm:
+def prompt_form(config: Any, sites: Sites, kind: str = "PROMPT_TUNING") -> PeftForm:
     """Virtual tokens, (L d)."""
     _plain(config, sites)
     (act,) = acts(config, sites)
@@ -40,7 +40,7 @@ def prompt_form(config: Any, sites: Sites) -> PeftForm:
     length, width = act.params["values"].shape
     text = sites.config.get_text_config()
     heads, layers = int(text.num_attention_heads), sites.depth
-    return _form("PROMPT_TUNING", f"{act.place}.values", (length, width, 1, heads, layers))
+    return _form(kind, f"{act.place}.values", (length, width, 1, heads, layers))
 
 
 def prefix_form(config: Any, sites: Sites) -> PeftForm:
@@ -75,9 +75,17 @@ def _form(kind: str, ours: str, shape: tuple[int, ...]) -> PeftForm:
     return PeftForm(body, write, read, PROMPTED)
 
 
+def ptuning_form(config: Any, sites: Sites) -> PeftForm:
+    """The same; PEFT stores what P-Tuning's network makes."""
+    return prompt_form(config, sites, "P_TUNING")
+
+
 def read_prompt(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
-    """PROMPT_TUNING, or P_TUNING, whose encoder's output is what PEFT stores."""
     return _read("prompt-tuning", {"init": "uniform"}, body, tensors, sites)
+
+
+def read_ptuning(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
+    return _read("ptuning", {"encoder": "none"}, body, tensors, sites)
 
 
 def read_prefix(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
@@ -112,4 +120,5 @@ def _read(method: str, options: dict[str, Any], body: Mapping[str, Any], tensors
 
 
 PROMPT_WORDS = PeftWords(prompt_form, read_prompt)
+PTUNING_WORDS = PeftWords(ptuning_form, read_ptuning)
 PREFIX_WORDS = PeftWords(prefix_form, read_prefix)

@@ -23,7 +23,9 @@ def principal(weight: Tensor, rank: int, scale: float, iterations: int | None, s
     else:
         with torch.random.fork_rng(devices=[]):  # svd_lowrank draws from the global generator alone
             torch.default_generator.manual_seed(seed)
-            left, values, right = torch.svd_lowrank(weight.float().cpu(), q=rank, niter=iterations)
+            left, values, right = torch.svd_lowrank(
+                weight.float().cpu(), q=min(rank + 8, *weight.shape), niter=iterations
+            )
         right = right.mT
     root = (values[:rank] / scale).sqrt()
     return root[:, None] * right[:rank], left[:, :rank] * root

@@ -36,6 +36,7 @@ KIND = "branch"
 MERGEABLE = False
 LEARNING_RATE = 1e-3
 TRAINS = "a bottleneck after or beside each feed-forward, and attention in Houlsby's form"
+STORES = "2 d m + d + m numbers a bottleneck of width m; houlsby also 2 d a norm"
 
 Variant = Literal["houlsby", "pfeiffer", "parallel"]
 Activation = Literal["relu", "gelu", "tanh"]

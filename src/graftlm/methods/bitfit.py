@@ -17,6 +17,7 @@ KIND = "branch"
 MERGEABLE = True
 LEARNING_RATE = 1e-3
 TRAINS = "every bias, or those of chosen roles"
+STORES = "the change of each bias, d_out numbers a layer"
 
 
 class BitfitConfig(MethodConfig):

@@ -10,6 +10,7 @@ KIND = "select"
 MERGEABLE = True
 LEARNING_RATE = 5e-5
 TRAINS = "every weight of the base"
+STORES = "every weight of the base"
 
 
 class FullConfig(MethodConfig):

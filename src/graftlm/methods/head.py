@@ -10,6 +10,7 @@ KIND = "none"
 MERGEABLE = True
 LEARNING_RATE = 1e-3
 TRAINS = "nothing but the task's head"
+STORES = "nothing but the task's head"
 
 
 class HeadConfig(MethodConfig):

@@ -28,6 +28,7 @@ MERGEABLE = True
 LEARNING_RATE = 5e-4
 TRAINS = "two low-rank factors at each chosen layer"
 PEFT = WORDS
+STORES = "r · (d_in + d_out) numbers a layer"
 
 
 class LoraConfig(MethodConfig):

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
 from graftlm.methods._peft_prompts import PROMPT_WORDS
+from graftlm.methods._prompts import shift_of
 from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, uniform
 
 PAPER = "Lester et al. 2021"
@@ -23,6 +24,7 @@ MERGEABLE = False
 LEARNING_RATE = 1e-2
 TRAINS = "virtual tokens in front of the text"
 PEFT = PROMPT_WORDS
+STORES = "L · d numbers; an MLP is dropped"
 FREQUENT = 5000  # the paper samples among the most frequent words, which come first in its vocabulary
 
 Init = Literal["vocabulary", "uniform", "uniform-positive", "labels", "text", "file"]
@@ -64,9 +66,7 @@ def kept(config: PromptTuningConfig) -> PromptTuningConfig:
 
 
 def acts(config: PromptTuningConfig, sites: Sites) -> Sequence[Act]:
-    if not config.position_shift and not sites.moves_tokens:
-        why = "means nothing: its positions are relative" if sites.table else "needs a table, to know its positions"
-        raise UserError(f'position_shift = false for "{sites.family}" {why}')
+    shift = shift_of(config.position_shift, config.length, sites)
     d, k = int(sites.embedding().weight.shape[1]), config.hidden
     start = _start(config, sites, d)
     if config.reparametrisation == "none":
@@ -80,7 +80,7 @@ def acts(config: PromptTuningConfig, sites: Sites) -> Sequence[Act]:
             "out_bias": kaiming_uniform(d, fan_in=k),
         }
     derive = {"none": as_it_is, "mlp": through_mlp, "residual": around_mlp}[config.reparametrisation]
-    return [Tokens(params, derive, config.length, 0 if config.position_shift else -config.length)]
+    return [Tokens(params, derive, config.length, shift)]
 
 
 def _start(config: PromptTuningConfig, sites: Sites, d: int) -> Param:

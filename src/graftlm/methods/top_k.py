@@ -13,6 +13,7 @@ KIND = "select"
 MERGEABLE = True
 LEARNING_RATE = 5e-5
 TRAINS = "the k highest layers of the base"
+STORES = "those layers, and the norm and the pooler above them"
 
 
 class TopKConfig(MethodConfig):

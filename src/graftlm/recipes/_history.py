@@ -21,4 +21,4 @@ class History:
         os.close(self._handle)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        os.write(self._handle, (json.dumps(row) + "\n").encode())
+        os.write(self._handle, (json.dumps(row, allow_nan=False) + "\n").encode())

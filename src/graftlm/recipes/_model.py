@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -13,14 +14,18 @@ from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
 from graftlm.methods import MethodConfig, attach
+from graftlm.recipes._cached import encoded
 from graftlm.sites import Attached, Past, Tokens, row_keys
-from graftlm.tasks import Features, SequenceHead, collate, encode
+from graftlm.tasks import Features, SequenceHead, collate
 from graftlm.training import sorted_batches
 
 
 @dataclass
 class TaskModel:
-    """Runs of one task on one base. `virtual` are each run's virtual tokens' ids."""
+    """Runs of one task on one base. `virtual` are each run's virtual tokens' ids.
+
+    `cache`: a folder that keeps large data sets' token ids; None keeps none.
+    """
 
     base: Base
     attached: Attached
@@ -29,19 +34,22 @@ class TaskModel:
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
     base_parameters: int
+    cache: Path | None = None
 
     def features(self, examples: Sequence[Example], run: str, max_length: int | None) -> tuple[list[Features], int]:
         """Token ids, cut to `max_length` and to what the model's positions leave for text; and how many were cut."""
         limit = self.limits[run]
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
-        return encode(examples, self.base.tokenizer, max_length or limit)
+        return encoded(examples, self.base.tokenizer, max_length or limit, self.cache)
 
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
         """Each run's features, run after run -> logits (rows outputs) in that order."""
         device = self.attached.device
         flat = [(features, self.virtual[run]) for run, own in rows.items() for features in own]
         batch = collate(flat, self.base.pad_id, device)
+        if self.attached.sites.encoder_decoder:
+            batch |= self._decoder_inputs([features for features, _ in flat], device)
         if len(self.attached.runs) == 1:
             self.attached.route(self.attached.runs[0], keys)
         else:
@@ -51,7 +59,16 @@ class TaskModel:
         real = batch["attention_mask"].bool()
         if not self.head.counts_virtual:
             real &= batch["input_ids"] < self.attached.sites.vocabulary
+        if self.attached.sites.encoder_decoder:
+            real = batch["decoder_attention_mask"].bool()
         return self.head(hidden, real)
+
+    def _decoder_inputs(self, rows: Sequence[Features], device: torch.device) -> dict[str, Tensor]:
+        """The same texts one place to the right, as the families' own classifiers give them to the decoder."""
+        start: int = self.attached.sites.config.decoder_start_token_id
+        moved = [(Features([start, *features.ids[:-1]], None), []) for features in rows]
+        found = collate(moved, self.base.pad_id, device)
+        return {f"decoder_{name}": value for name, value in found.items()}
 
     def losses(
         self,
@@ -104,18 +121,29 @@ def _virtual(attached: Attached, run: str) -> list[int]:
 
 
 def _limit(base: Base, attached: Attached, run: str) -> int:
-    """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8."""
+    """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8.
+
+    The encoder and the decoder of a model that has both count positions each for itself; the fuller one decides.
+    """
     positions = attached.sites.positions
     longest = min(int(base.tokenizer.model_max_length), positions or 1 << 20, 1 << 20)
-    taken = 0
+    if positions is None:
+        return longest
+    taken: dict[str, int] = {}
     for act in attached.acts[run]:
-        if isinstance(act, Tokens):
-            taken += act.length + act.position_shift
-        elif isinstance(act, Past):
-            taken += act.position_shift
-    left = min(longest, positions - taken) if positions else longest
-    if left < 8:
+        if isinstance(act, (Past, Tokens)):
+            stream = act.part if isinstance(act, Past) else "encoder" if attached.sites.encoder_decoder else ""
+            taken[stream] = taken.get(stream, 0) + _taken(act, positions)
+    most = max(taken.values(), default=0)
+    if positions - most < 8:
         raise UserError(
-            f'run "{run}" puts {taken} virtual tokens before the text, but {base.source.name} has {positions} positions'
+            f'run "{run}" puts {most} virtual tokens before the text, but {base.source.name} has {positions} positions'
         )
-    return left
+    return min(longest, positions - most)
+
+
+def _taken(act: Past | Tokens, positions: int) -> int:
+    """How far a prefix or prompt moves the text; a prompt that does not move it must still have its own positions."""
+    if isinstance(act, Past):
+        return act.position_shift
+    return act.length if act.length > positions else act.length + act.position_shift

@@ -7,10 +7,12 @@ import torch
 
 from graftlm import tasks
 from graftlm.checkpoint import adapter_folder
+from graftlm.core.errors import UserError
 from graftlm.core.files import write_json, write_jsonl
-from graftlm.core.records import Evaluation
+from graftlm.core.records import Evaluation, not_finite
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig
+from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import recut
 from graftlm.recipes.predict import load
 
@@ -42,11 +44,17 @@ def evaluate(
     data = recut(data, stored.get("cut"))
     loaded = tasks.load(data, card.task, splits=(split,), labels=card.labels)
     examples = loaded.splits[split]
+    predictor.model.cache = default_folder() if data.cache and stored.get("cache", True) else None
     started = time.perf_counter()
     logits = predictor.logits(examples, batch_size, reporter)
     seconds = time.perf_counter() - started
     targets = torch.tensor([task.target(example) for example in examples])
     metrics = {"loss": float(task.loss(logits, targets).mean()), **task.metrics(logits, targets, card.labels)}
+    bad = not_finite(metrics)
+    if bad is not None:
+        raise UserError(
+            f"{run} has {bad} on {split}, so nothing is written; its training diverged, a lower learning rate may help"
+        )
     details = task.details(logits, targets, card.labels)
     folder = adapter_folder(Path(run))
     out = folder.parent if folder.name == "adapter" else folder

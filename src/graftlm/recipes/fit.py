@@ -22,6 +22,7 @@ from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import RunRecord
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import FitConfig
+from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import remembered
 from graftlm.recipes._history import History
 from graftlm.recipes._model import TaskModel, build
@@ -52,6 +53,7 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     base = load_base(config.model)
     accelerator = _accelerator(config)
     model, peft = _assemble(config, base, method, task, data, accelerator.device, reporter)
+    model.cache = default_folder() if config.data.cache else None
     plan, losses, max_length = _plan(config, model, data, method, metric, reporter)
     out.mkdir(parents=True, exist_ok=True)
     with History(out / "history.jsonl") as history:
@@ -217,6 +219,7 @@ def _save(
             "columns": dict(config.data.columns),
             "mark": list(config.data.mark) if config.data.mark else None,
             "cut": remembered(config.data),
+            "cache": config.data.cache,
         },
         metrics=best,
     )

@@ -41,7 +41,11 @@ class Predictor:
         if isinstance(texts, str):
             raise UserError("predict takes a list of texts; put the one text into a list")
         examples = [self._example(text, place) for place, text in enumerate(texts)]
-        return self.model.task.decode(self.logits(examples, batch_size, reporter or Silent()), self.labels)
+        logits = self.logits(examples, batch_size, reporter or Silent())
+        bad = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
+        if bad:
+            raise UserError(f"this run gives no finite number for input {bad[0] + 1}: its training diverged")
+        return self.model.task.decode(logits, self.labels)
 
     def logits(self, examples: Sequence[Example], batch_size: int = 64, reporter: Reporter | None = None) -> Tensor:
         """Logits (examples outputs) in order; texts longer than the model takes are cut, and that is said."""

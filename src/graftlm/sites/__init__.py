@@ -18,6 +18,7 @@ from graftlm.sites._acts import (
 from graftlm.sites._attached import Attached
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import keyed_dropout, row_keys
+from graftlm.sites._recording import recorded
 from graftlm.sites._route import Route
 from graftlm.sites._site import Attention, Site
 from graftlm.sites._sites import Sites
@@ -46,6 +47,7 @@ __all__ = [
     "keyed_dropout",
     "normal",
     "ones",
+    "recorded",
     "row_keys",
     "truncated_normal",
     "uniform",

@@ -51,6 +51,7 @@ class Attached(nn.Module):
         self._modes = {name: module.training for name, module in self.base.named_modules()}
         self._flags = {name: value.requires_grad for name, value in self.base.named_parameters()}
         self._originals: dict[str, Tensor] = {}
+        self._silenced: list[tuple[nn.Module, str, float]] = []
         self._placing = Placing(sites, self.router)
         self.base.requires_grad_(False)
         self._build()
@@ -132,6 +133,8 @@ class Attached(nn.Module):
             self._placing.derived(bank, members, rate)  # pyright: ignore[reportArgumentType]
             if isinstance(first, Past) and first.gate is not None:
                 self.router.whole_text |= dict.fromkeys(members, "has gates that read")
+            elif isinstance(first, Tokens) and first.from_input is not None and not self.sites.encoder_decoder:
+                self.router.whole_text |= dict.fromkeys(members, "makes its prompt from")
 
     def _select(self, run: str, name: str) -> None:
         parameter = self.base.get_parameter(name)
@@ -180,8 +183,23 @@ class Attached(nn.Module):
         for bank in self.banks:
             bank.forget()  # pyright: ignore[reportCallIssue]
         for module in self.base.modules():
-            module.training = mode and (isinstance(module, GradientCheckpointingLayer) or self._drops(module))
+            module.training = mode and (_checkpoints(module) or self._drops(module))
+        self._drop_inside(not mode or self._base_dropout)
         return self
+
+    def _drop_inside(self, on: bool) -> None:
+        """A layer that is checkpointed is in training mode, and some drop by numbers of their own, not by modules."""
+        for module, name, rate in self._silenced:
+            setattr(module, name, rate)
+        self._silenced.clear()
+        if on:
+            return
+        for module in filter(_checkpoints, self.base.modules()):
+            for name, rate in vars(module).items():
+                if name.endswith("dropout") and isinstance(rate, float):
+                    self._silenced.append((module, name, rate))
+        for module, name, _ in self._silenced:
+            setattr(module, name, 0.0)
 
     def base_dropout(self, on: bool) -> None:
         """Lets a single run train with the base's own dropout too, which draws from torch's global generator."""
@@ -280,6 +298,7 @@ class Attached(nn.Module):
     @torch.no_grad()
     def detach(self) -> nn.Module:
         """Puts the same module objects, bits, modes and gradient flags back, and gives the base."""
+        self._drop_inside(True)
         self._placing.undo()
         for name, value in self._originals.items():
             parameter = self.base.get_parameter(name)
@@ -290,6 +309,10 @@ class Attached(nn.Module):
         for name, module in self.base.named_modules():
             module.training = self._modes[name]
         return self.base
+
+
+def _checkpoints(module: nn.Module) -> bool:
+    return isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
 
 
 class _Scope:

@@ -12,6 +12,7 @@ _GOLDEN = -7046029254386353131  # 2^64 / φ, as a signed 64-bit number
 _BITS = 24
 
 
+@torch.compiler.assume_constant_result  # torch.compile cannot look into zlib
 def salt(text: str) -> int:
     """A site's number."""
     return zlib.crc32(text.encode())

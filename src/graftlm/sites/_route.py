@@ -1,6 +1,6 @@
 """Routes: which rows of a batch belong to which run, and how a bank's runs meet their rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -18,7 +18,7 @@ class Chunk:
     for each row which run it belongs to. `whole` says that the chunk is the whole batch.
     `before` and `own` hold nothing but their lengths, the rows before the chunk and its own: torch.compile takes
     a tensor's length as a variable, and a number that it reads from a module as a constant to recompile for.
-    `stretches` says which of the route's stretches of equal names these rows are, whatever the stretches' lengths.
+    `stretches` says which of the route's stretches these rows are, whatever the stretches' lengths.
     """
 
     stretches: range
@@ -69,7 +69,9 @@ class Route:
 
     `keys` (rows), int64, seed the methods' dropout; without them dropout draws from torch's global generator.
     A `uniform` route has one name, which stands for every row of a batch of any size. `shifts` and `chunks` are
-    what the router worked out of the names: positions (rows 1) of each stack, and rows for each bank.
+    what the router worked out of the names: positions (rows 1) of each stack, and rows for each bank. `stretches`
+    counts the stretches of rows whose runs are in the same banks: it says the same of longer stretches, and of other
+    runs in them, so that a compiled step takes a longer batch of the same kind for the batch that it knows.
     """
 
     names: tuple[str | None, ...]
@@ -78,9 +80,11 @@ class Route:
     shifts: dict[str, Tensor | int | None] = field(default_factory=dict)
     chunks: dict[tuple[str, ...], list[Chunk]] = field(default_factory=dict, repr=False)
     stretches: int = field(init=False, repr=False)
+    _kinds: Sequence[Hashable] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.stretches = sum(1 for _ in groupby(self.names))
+        self._kinds = self.names
+        self.stretches = _count(self.names)
 
     def check(self, known: Sequence[str]) -> None:
         for name in self.names:
@@ -94,6 +98,15 @@ class Route:
             raise UserError(f"the route names {len(self.names)} rows, but the batch has {batch}")
         keys = None if self.keys is None else self.keys.repeat_interleave(times)
         return Route(tuple(name for name in self.names for _ in range(times)), keys)
+
+    def prepare(self, memberships: Collection[tuple[str, ...]], device: torch.device) -> None:
+        """Makes the plans for all banks there are, given the runs of each."""
+        kinds = {name: tuple(name in members for members in memberships) for name in set(self.names)}
+        found = tuple(kinds[name] for name in self.names)
+        if found != self._kinds:
+            self._kinds, self.stretches, self.chunks = found, _count(found), {}
+        for members in memberships:
+            self.plan(members, device)
 
     def plan(self, members: tuple[str, ...], device: torch.device) -> list[Chunk]:
         """The chunks for a bank of some runs: one for each stretch of rows whose runs are all in the bank."""
@@ -109,9 +122,9 @@ class Route:
             return [Chunk(range(1), nothing, nothing, place[name], 1, None, True)] if name in place else []
         found: list[Chunk] = []
         row = stretch = 0
-        for inside, group in groupby(self.names, key=place.__contains__):
-            names = list(group)
-            stop = stretch + sum(1 for _ in groupby(names))
+        for inside, group in groupby(zip(self.names, self._kinds, strict=True), key=lambda row: row[0] in place):
+            names, kinds = zip(*group, strict=True)
+            stop = stretch + _count(kinds)
             if inside:
                 runs = [place[name] for name in names if name is not None]
                 whole = len(names) == len(self.names)
@@ -143,6 +156,11 @@ def _chunk(stretches: range, row: int, runs: list[int], whole: bool, device: tor
         if runs == [first + index // each for index in range(len(runs))]:
             return Chunk(stretches, before, own, first, count, None, whole)
     return Chunk(stretches, before, own, 0, len(runs), torch.tensor(runs, device=device), whole)
+
+
+def _count(kinds: Iterable[Hashable]) -> int:
+    """How many stretches of equal kinds there are."""
+    return sum(1 for _ in groupby(kinds))
 
 
 def _length(size: int) -> Tensor:

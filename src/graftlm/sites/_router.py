@@ -56,8 +56,7 @@ class Router:
         self.route = route
 
     def _prepare(self, route: Route) -> Route:
-        for members in self.memberships:
-            route.plan(members, self.device)
+        route.prepare(self.memberships, self.device)
         for stream, shifts in self.shifts.items():
             if route.uniform:
                 route.shifts[stream] = shifts.get(route.names[0] or "")
@@ -102,7 +101,7 @@ class Router:
             return
         tokens = args[0] if args else kwargs.get("input_ids")
         assert tokens is not None, "the encoder was called without input_ids"
-        self.masks["encoder"] = kwargs.get("attention_mask")
+        self.masks[""] = self.masks["encoder"] = kwargs.get("attention_mask")
         self._begin(tokens, None)
 
     def end(self, *_: object) -> None:

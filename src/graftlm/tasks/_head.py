@@ -1,17 +1,20 @@
 """The head formulation for whole texts: pool the hidden states by the mask, then a layer of each run's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftlm.core.settings import HeadConfig
-from graftlm.sites import Attached, Bank, Head, Param, normal, zeros
+from graftlm.sites import Attached, Bank, Head, Param, normal, ones, zeros
 from graftlm.sites import keyed_dropout as dropped
 
 Pool = Literal["first", "last", "mean"]
 PLACE = "head"
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}
 SALT = 1  # the head's place in dropout's hash; sites have their names' checksums
 
 
@@ -19,22 +22,30 @@ class SequenceHead(nn.Module):
     """Heads of all runs: (b t d) hidden states to (b outputs) logits, each row by its own run's head.
 
     The default pooling is the architecture's own: its token, and for BERT its pooler. A pooler that the checkpoint
-    lacks is trained with the head, and stored. All runs share `config`, which says how to pool.
+    lacks is trained with the head, and stored, as is the first layer of a head that has two (RoBERTa's). All runs
+    share `config`, which says how to pool.
     """
 
     def __init__(self, attached: Attached, config: HeadConfig, outputs: int, missing: frozenset[str] = frozenset()):
         super().__init__()
         self.pool: Pool
-        self.pool, dense, bias = pooling(attached, config)
-        self.dense_path = dense
-        self.trains_dense = dense is not None and any(key.startswith(dense) for key in missing)
+        self.pool, family, prefix = pooling(attached, config)
+        self.dense_path = f"{prefix}{family.dense}" if family.dense and not family.fresh else None
+        lacks = self.dense_path is not None and any(key.startswith(self.dense_path) for key in missing)
+        self.trains_dense = (family.fresh and family.dense is not None) or lacks
+        self.activation = ACTIVATIONS[family.activation]
         width = attached.sites.width
         std = float(getattr(attached.sites.config, "initializer_range", 0.02))
         params: dict[str, Param] = {"weight": normal(outputs, width, std=std)}
-        if bias:
+        if family.bias:
             params["bias"] = zeros(outputs)
         if self.trains_dense:
-            params |= {"dense_weight": normal(width, width, std=std), "dense_bias": zeros(width)}
+            params["dense_weight"] = normal(width, width, std=std)
+            if family.dense_bias:
+                params["dense_bias"] = zeros(width)
+        if self.trains_dense and family.norm:
+            params["norm_weight"] = ones(width)
+        self.epsilon = float(getattr(attached.sites.config, "norm_eps", 1e-5))
         self._attached = [attached]  # not a submodule of the head
         self.outputs = outputs
         self.counts_virtual = config.pooling == "virtual"
@@ -50,7 +61,7 @@ class SequenceHead(nn.Module):
         assert route is not None, "the head needs a route"
         pooled = pool(hidden, real, self.pool)  # b d
         if self.dense_path is not None and not self.trains_dense:
-            pooled = torch.tanh(attached.base.get_submodule(self.dense_path)(pooled))
+            pooled = self.activation(attached.base.get_submodule(self.dense_path)(pooled))
         logits: list[Tensor] = []
         for chunk in route.plan(self.bank.runs, pooled.device):
             rows = chunk.rows(pooled)
@@ -60,21 +71,27 @@ class SequenceHead(nn.Module):
                 rows = dropped(rows[:, None], keys, torch.zeros_like(keys)[:, None], SALT, rate)[:, 0]
             h = chunk.by_run(rows[:, None])  # n rows d
             p = self.bank.take(chunk, None if torch.is_autocast_enabled(h.device.type) else h.dtype)
-            if self.trains_dense:
-                h = torch.tanh(torch.baddbmm(p["dense_bias"][:, None], h, p["dense_weight"].mT))
-            out = torch.bmm(h, p["weight"].mT)  # n rows outputs
-            logits.append((out + p["bias"][:, None] if "bias" in p else out).flatten(0, 1))
+            logits.append(self._layers(h, p).flatten(0, 1))
         joined = torch.cat(logits) if len(logits) > 1 else logits[0]
         return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
 
+    def _layers(self, h: Tensor, p: Mapping[str, Tensor]) -> Tensor:
+        """h (n rows d) -> (n rows outputs)."""
+        if "dense_weight" in p:
+            h = torch.bmm(h, p["dense_weight"].mT)
+            h = self.activation(h + p["dense_bias"][:, None] if "dense_bias" in p else h)
+        if "norm_weight" in p:
+            h = F.layer_norm(h, h.shape[-1:], eps=self.epsilon) * p["norm_weight"][:, None]
+        out = torch.bmm(h, p["weight"].mT)
+        return out + p["bias"][:, None] if "bias" in p else out
 
-def pooling(attached: Attached, config: HeadConfig) -> tuple[Pool, str | None, bool]:
-    """How to pool, the path of the dense layer that follows or None, and whether the last layer has a bias."""
+
+def pooling(attached: Attached, config: HeadConfig) -> tuple[Pool, Head, str]:
+    """How to pool, the head's layers, and the prefix of the base's paths; another pooling has one layer alone."""
     head = attached.sites.head or guessed_head(attached)
-    dense = f"{attached.sites.prefix}{head.dense}" if head.dense else None
     if config.pooling in ("default", "virtual"):
-        return head.pool, dense, head.bias
-    return config.pooling, None, head.bias
+        return head.pool, head, attached.sites.prefix
+    return config.pooling, replace(head, dense=None, norm=None), ""
 
 
 def guessed_head(attached: Attached) -> Head:
@@ -95,7 +112,8 @@ def pool(hidden: Tensor, real: Tensor, how: Pool) -> Tensor:
 
 def head_keys(head: SequenceHead, family: Head, prefix: str) -> Mapping[str, str]:
     """Our names of a head's tensors -> the parameter names in the family's `…ForSequenceClassification`."""
-    names = {f"{PLACE}.weight": f"{family.classifier}.weight", f"{PLACE}.bias": f"{family.classifier}.bias"}
-    if head.trains_dense:
-        names |= {f"{PLACE}.dense_{part}": f"{prefix}{family.dense}.{part}" for part in ("weight", "bias")}
+    dense = family.dense if family.fresh else f"{prefix}{family.dense}"
+    names = {f"{PLACE}.{part}": f"{family.classifier}.{part}" for part in ("weight", "bias")}
+    names |= {f"{PLACE}.dense_{part}": f"{dense}.{part}" for part in ("weight", "bias")}
+    names |= {f"{PLACE}.norm_weight": f"{family.norm}.weight"}
     return {name: path for name, path in names.items() if name.removeprefix(f"{PLACE}.") in head.bank.names}

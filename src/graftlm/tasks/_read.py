@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from graftlm.core.errors import UserError
+from graftlm.core.hub import cache_only
 
 BOM = b"\xef\xbb\xbf"
 
@@ -149,19 +150,19 @@ def _read_parquet(path: Path) -> Table:
 READERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
-def hub_splits(name: str) -> list[str]:
-    """The splits of a `datasets` name, as "owner/name" or "owner/name:configuration"."""
+def hub_splits(name: str, offline: bool) -> list[str]:
+    """The splits of a `datasets` name, "owner/name" or "owner/name:configuration"; `offline` asks its cache alone."""
     from datasets import get_dataset_split_names
 
-    with _quiet():
+    with _quiet(), cache_only(offline):
         return list(get_dataset_split_names(*_hub_name(name)))
 
 
-def read_hub(name: str, split: str) -> Table:
+def read_hub(name: str, split: str, offline: bool) -> Table:
     """One split of a `datasets` name."""
     from datasets import load_dataset
 
-    with _quiet():
+    with _quiet(), cache_only(offline):
         return table_of(load_dataset(*_hub_name(name), split=split), f"{name} {split}")
 
 

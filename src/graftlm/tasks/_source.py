@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from graftlm.core.errors import UserError, unknown
+from graftlm.core.hub import unreachable
 from graftlm.core.settings import DataConfig
 from graftlm.tasks._read import READERS, Table, first_line, hub_splits, read_file, read_hub
 
@@ -101,14 +102,15 @@ def _hub(name: str) -> Source:
     """A `datasets` name; one that looks like a path is a missing file."""
     if HUB_NAME.fullmatch(name) is None or Path(name).suffix in READERS or _beside(Path(name)):
         raise missing(Path(name))
+    offline = unreachable() is not None
     try:
-        theirs = _by_split(((split, split) for split in hub_splits(name)), name)
+        theirs = _by_split(((split, split) for split in hub_splits(name, offline)), name)
     except Exception as error:  # a network fails in many classes; all of them mean that the name gave nothing
         raise _unreachable(name, error) from None
 
     def read(split: str) -> Table:
         try:
-            return read_hub(name, theirs[split])
+            return read_hub(name, theirs[split], offline)
         except Exception as error:
             raise _unreachable(name, error) from None
 
@@ -121,6 +123,9 @@ def _beside(path: Path) -> bool:
 
 
 def _unreachable(name: str, error: Exception) -> UserError:
+    if isinstance(error, ValueError) and "config" in str(error).lower():
+        listed = next((line for line in str(error).splitlines() if ":" in line), first_line(error))
+        return UserError(f"{name}: {listed.strip()}; {name.partition(':')[0]}:NAME picks one")
     return UserError(
         f"{missing(Path(name))}; nor could it be had as a dataset of the hub ({first_line(error)}); "
         "a folder with train.jsonl, a .jsonl, .csv or .parquet file, or a dataset that is cached here would work"

@@ -1,7 +1,8 @@
 """The loop: steps of one or many runs over one base. It knows no method and no task.
 
 Each run keeps an optimizer, schedule, clipping, seed and early stop of its own; a step is one forward and backward
-pass for the rows of all runs. A run whose loss or gradient is not finite stops, and the others go on.
+pass for the rows of all runs. A run whose loss, gradient or validation metric is not finite stops, and the others
+go on.
 """
 
 import math
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
+from graftlm.core.records import not_finite
 from graftlm.core.reporter import Progress, Reporter
 from graftlm.core.settings import TrainingConfig
 from graftlm.training._batches import endless
@@ -47,7 +49,10 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """How one run ended: its steps, the best evaluation, seconds of training alone, and why it stopped."""
+    """How one run ended: its steps, the best evaluation, seconds of training alone, and why it stopped.
+
+    `failed`: a number was not finite, as `stopped` says; the weights are those of the best evaluation before it.
+    """
 
     steps: int = 0
     examples: int = 0
@@ -55,6 +60,7 @@ class Outcome:
     best_step: int = 0
     seconds: float = 0.0
     stopped: str = "done"
+    failed: bool = False
 
 
 @dataclass
@@ -93,7 +99,7 @@ def train(
 ) -> dict[str, Outcome]:
     """Trains the runs of `plans` together and leaves each with its best weights (its last, where none is evaluated).
 
-    A single run whose loss is not finite raises UserError; among several it stops alone, as its outcome says.
+    A single run with a number that is not finite raises UserError; among several it stops alone, as its outcome says.
     """
     states = {run: _start(plan) for run, plan in plans.items()}
     total = max(state.total for state in states.values())
@@ -151,17 +157,20 @@ def _update(state: _State, loss: float) -> None:
     norm = float(nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-        rate = state.schedule.get_last_lr()[0]
-        state.outcome.stopped = (
-            f"{what} at step {state.outcome.steps + 1}, learning rate {rate:.3g}; a lower rate may help"
-        )
-        state.active = False
+        _fail(state, what, state.outcome.steps + 1)
         return
     state.optimizer.step()
     state.schedule.step()
     state.optimizer.zero_grad()
     state.loss_sum += loss
     state.loss_steps += 1
+
+
+def _fail(state: _State, what: str, step: int) -> None:
+    outcome = state.outcome
+    outcome.stopped = f"{what} at step {step}, learning rate {state.plan.rate:.3g}; a lower rate may help"
+    outcome.failed, state.active = True, False
+    state.plan.record({"step": step, "seconds": round(outcome.seconds, 3), "stopped": outcome.stopped})
 
 
 def _log(run: str, state: _State, accelerator: Accelerator) -> None:
@@ -189,6 +198,10 @@ def _evaluate_or_stop(state: _State) -> None:
     last = outcome.steps >= state.total or late
     if plan.evaluate is not None and (last or outcome.steps % state.eval_every == 0):
         metrics = plan.evaluate()
+        bad = not_finite(metrics)
+        if bad is not None:
+            _fail(state, f"validation {bad}", outcome.steps)
+            return
         plan.record({"step": outcome.steps, "seconds": round(outcome.seconds, 3), "metrics": dict(metrics)})
         value = metrics[plan.metric]
         state.metric = value
@@ -217,8 +230,7 @@ def _show(progress: Progress, examples: int, states: Mapping[str, _State]) -> No
 
 @torch.no_grad()
 def _finish(run: str, state: _State, runs: int) -> None:
-    failed = state.outcome.stopped.startswith(("loss", "gradient"))
-    if failed and runs == 1:
+    if state.outcome.failed and runs == 1:
         raise UserError(f'run "{run}" stopped: {state.outcome.stopped}')
     for name, weight in state.weights.items():
         state.plan.parameters[name].copy_(weight)

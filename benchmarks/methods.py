@@ -1,0 +1,211 @@
+"""Every method on 1,000 training examples of sst2, snli and trec with MiniLM: accuracy, size, speed and memory.
+
+    python benchmarks/methods.py [--data ../shared/data] [--sets sst2 snli trec] [--methods lora prefix]
+    python benchmarks/methods.py --speed    # Prefix and UniPELT against LoRA, interleaved
+
+The learning rate is the best of at most four (`rates.py`) on validation with seed 0; then `--seeds` other seeds are
+trained at it and evaluated on test. Each run has a process of its own, which its peak memory is that of. `--to` names
+the report (`.md`) and the raw rows (`.jsonl`); a row that is there is not run again, so the benchmark may be killed
+and started anew.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rates import Entry, entries
+from report import best_rate, report
+
+from graftlm.core.errors import UserError, unknown
+from graftlm.core.files import write_jsonl, write_text
+from graftlm.core.registry import facts
+
+ROOT = Path(__file__).parents[1]
+SETS = ("sst2", "snli", "trec")
+SEARCH_SEED = 0  # of the runs that choose a rate; the reported seeds are others
+SUBSET_SEED = 0
+Row = dict[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the datasets' folder")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="rows of rates.py; all by default")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--examples", type=int, default=1000, help="of train")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--speed", action="store_true", help="compare training steps, train nothing")
+    parser.add_argument("--rounds", type=int, default=30, help="of --speed")
+    parser.add_argument("--tokens", type=int, default=64, help="a row, of --speed")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a run in a process of its own
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(json.loads(options.one))))
+        return 0
+    if options.speed:
+        import speed
+
+        return 0 if speed.report(options.methods, options.batch_size, options.tokens, options.rounds) else 1
+    return benchmark(options)
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """All runs that are not in the rows yet, then the report; 1 where a run failed."""
+    known = facts("graftlm.methods")
+    table = _chosen(entries(known), options.methods, known)
+    settings = {"model": "minilm", "examples": options.examples, "batch_size": options.batch_size}
+    settings |= {"epochs": options.epochs, "max_steps": options.max_steps}
+    options.to.parent.mkdir(parents=True, exist_ok=True)
+    rows = Rows(options.to.with_suffix(".jsonl"), settings)
+    with tempfile.TemporaryDirectory() as work:
+        sets = list(_subsets(options, Path(work)))
+        for name, folder in sets:
+            for label, entry in table.items():
+                _measure_all(rows, name, folder, label, entry, options.seeds)
+    write_text(options.to.with_suffix(".md"), report(rows.mine(), table, [name for name, _ in sets], settings))
+    print(f"{options.to.with_suffix('.md')}: written; {rows.failed} runs failed")
+    return 1 if rows.failed else 0
+
+
+def _chosen(table: dict[str, Entry], asked: Sequence[str], known: Any) -> dict[str, Entry]:
+    """The rows asked for by their label or their method; those of methods that are not here are left out aloud."""
+    for name in asked:
+        if name not in table and not any(entry.method == name for entry in table.values()):
+            raise unknown("method", name, table)
+    found = {label: entry for label, entry in table.items() if not asked or {label, entry.method} & {*asked}}
+    for label in [label for label, entry in found.items() if entry.method not in known]:
+        print(f"{label}: skipped, there is no method {found.pop(label).method} here")
+    return found
+
+
+def _subsets(options: argparse.Namespace, work: Path) -> Iterator[tuple[str, Path]]:
+    """Each data set that is there, cut down to its first examples after a seeded shuffle of train."""
+    for name in options.sets:
+        source = options.data / name
+        if not (source / "train.jsonl").exists():
+            print(f"{name}: skipped, there is no {source / 'train.jsonl'}")
+            continue
+        (work / name).mkdir()
+        for file in sorted(source.glob("*.jsonl")):
+            lines = file.read_text(encoding="utf-8").splitlines()
+            if file.stem == "train":
+                lines = random.Random(SUBSET_SEED).sample(lines, min(options.examples, len(lines)))
+            elif file.stem == "test" and "label" not in json.loads(lines[0]):
+                continue  # then validation is reported on
+            (work / name / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        yield name, work / name
+
+
+class Rows:
+    """The measured runs in a file, those of other settings included; `mine` are those of this benchmark's."""
+
+    def __init__(self, path: Path, settings: Row):
+        self.path, self.settings, self.failed = path, settings, 0
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self.all: list[Row] = [json.loads(line) for line in text.splitlines()]
+
+    def mine(self) -> list[Row]:
+        return [row for row in self.all if {key: row["job"][key] for key in self.settings} == self.settings]
+
+    def measured(self, job: Row, folder: Path) -> Row | None:
+        """A run's row: from the file, or run now and written; None where it failed, so that it is tried again."""
+        job = json.loads(json.dumps(self.settings | job))
+        for row in self.all:
+            if row["job"] == job:
+                return row
+        said = f"{job['set']} {job['label']} at {job['rate']:g}, seed {job['seed']}"
+        print(said, end=": ", flush=True)
+        command = [sys.executable, __file__, "--one", json.dumps({**job, "folder": str(folder)})]
+        quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
+        if done.returncode:
+            self.failed += 1
+            print(f"failed with {done.returncode}\n{done.stderr[-2000:]}", flush=True)
+            return None
+        row = {"job": job, **json.loads(done.stdout.splitlines()[-1])}
+        self.all.append(row)
+        write_jsonl(self.path, self.all)
+        print(row.get("refused") or f"validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
+        return row
+
+
+def _measure_all(rows: Rows, name: str, folder: Path, label: str, entry: Entry, seeds: int) -> None:
+    """The search for a rate, then the seeds at the best one; nothing more where the model is refused."""
+    job = {"set": name, "label": label, "method": {"name": entry.method, **entry.options}}
+    found: list[Row] = []
+    for rate in entry.rates:
+        row = rows.measured({**job, "rate": rate, "seed": SEARCH_SEED, "test": False}, folder)
+        if row is not None and "refused" in row:
+            return
+        found += [row] if row is not None else []
+    best = best_rate(found, entry)
+    for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + seeds) if best is not None else ():
+        rows.measured({**job, "rate": best, "seed": seed, "test": True}, folder)
+
+
+def one(job: Row) -> Row:
+    """One run, in this process: its scores, its numbers, its speed and its memory."""
+    import graftlm
+    from graftlm.cli import hush
+
+    hush()
+    training = {"learning_rate": job["rate"], "epochs": job["epochs"], "batch_size": job["batch_size"]}
+    if job["max_steps"] is not None:
+        training["max_steps"] = job["max_steps"]
+    with tempfile.TemporaryDirectory() as out:
+        try:
+            run = graftlm.fit(
+                model=job["model"],
+                data=job["folder"],
+                out=f"{out}/run",
+                method=job["method"],
+                training=training,
+                head={"pooling": "mean"},  # as MiniLM was trained
+                seed=job["seed"],
+            )
+        except UserError as error:
+            return {"refused": str(error)}
+        split = "test" if (Path(job["folder"]) / "test.jsonl").exists() else "validation"
+        score = graftlm.evaluate(f"{out}/run", job["folder"], split).metrics["accuracy"] if job["test"] else None
+    return {
+        "validation": run.metrics["accuracy"],
+        "score": score,
+        "split": split,
+        "parameters": dict(run.parameters),
+        "examples_per_second": run.record["timing"]["train_examples_per_second"],
+        "seconds": round(run.seconds, 1),
+        "peak_memory_bytes": run.record["peak_memory_bytes"],
+        "versions": run.record["versions"],
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name and the threads that ran on it."""
+    import platform
+
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
