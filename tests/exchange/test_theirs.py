@@ -1,0 +1,153 @@
+"""What PEFT wrote after a few steps of its own training, read by us and written again for PEFT: the same logits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+import graftlm
+import tiny
+from folders import TEXTS, WORDS, alone, saved
+from graftlm.core.example import Example
+
+PAIRS = {
+    "bert": ["query", "value"],
+    "roberta": ["query", "value"],
+    "electra": ["query", "value"],
+    "distilbert": ["q_lin", "v_lin"],
+    "modernbert": ["Wqkv"],
+    "gpt2": ["c_attn"],
+    "gpt-neox": ["query_key_value"],
+    "llama": ["q_proj", "v_proj"],
+    "qwen2": ["q_proj", "v_proj"],
+    "phi3": ["qkv_proj"],
+    "t5": ["q", "v"],
+    "bart": ["q_proj", "v_proj"],
+}
+EMBEDDING = {"bert": "word_embeddings", "gpt2": "wte", "llama": "embed_tokens"}
+SCALED = {
+    "bert": (["key", "value", r"intermediate.dense"], []),
+    "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+    "t5": (["k", "v", "wo"], ["wo"]),
+    "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+}
+PROMPTED = ("bert", "roberta", "electra", "gpt2", "llama")
+OWN_HEAD = {"t5": ["classification_head"], "bart": ["classification_head"], "modernbert": ["head"]}
+
+
+def lora(family: str, **options: Any) -> peft.PeftConfig:
+    options = {"r": 3, "lora_alpha": 5, "target_modules": PAIRS[family]} | options
+    options |= {"fan_in_fan_out": family == "gpt2", "modules_to_save": OWN_HEAD.get(family)}
+    return peft.LoraConfig(task_type="SEQ_CLS", **options)
+
+
+def ia3(family: str) -> peft.PeftConfig:
+    targets, inward = SCALED[family]
+    return peft.IA3Config(
+        task_type="SEQ_CLS",
+        target_modules=targets,
+        feedforward_modules=inward,
+        fan_in_fan_out=family == "gpt2",
+        modules_to_save=OWN_HEAD.get(family),
+    )
+
+
+def prompts(family: str, kind: str) -> peft.PeftConfig:
+    width = {"token_dim": 12} if family == "electra" else {}  # PEFT takes the hidden size, which ELECTRA's words lack
+    if kind == "prompt":
+        return peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3, **width)
+    if kind == "p-tuning":
+        return peft.PromptEncoderConfig(task_type="SEQ_CLS", num_virtual_tokens=3, encoder_hidden_size=8, **width)
+    return peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+
+
+def plain(base: str) -> nn.Module:
+    return AutoModelForSequenceClassification.from_pretrained(base, num_labels=2).eval()
+
+
+def made(family: str, config: peft.PeftConfig, folder: Path) -> Tensor:
+    """A base in `folder/base`, PEFT's adapter in `folder/theirs` after a few steps, and its logits."""
+    base = saved(tiny.model(family), folder / "base")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(plain(base), config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.05)
+    for _ in range(3):
+        for row, text in enumerate(TEXTS):
+            ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
+            mask = torch.ones_like(ids)
+            model(input_ids=ids, attention_mask=mask, labels=torch.tensor([row % 2])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval().save_pretrained(folder / "theirs")
+    return alone(model)
+
+
+def ours(folder: Path) -> Tensor:
+    """All texts in one padded batch, as runs are asked."""
+    return graftlm.load(folder).logits([Example(text) for text in TEXTS])
+
+
+def check(family: str, config: peft.PeftConfig, folder: Path, method: Mapping[str, Any] | None = None) -> None:
+    expected = made(family, config, folder)
+    run = graftlm.import_peft(folder / "theirs", folder / "run", labels=("a", "b"))
+    assert (ours(run) - expected).abs().max() < 1e-5
+    stored = graftlm.load(run).card.method
+    assert {name: stored[name] for name in method or ()} == dict(method or {})
+    graftlm.export_peft(run, folder / "again")
+    model = peft.PeftModel.from_pretrained(plain(str(folder / "base")), folder / "again").eval()
+    assert (alone(model) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", PAIRS)
+def test_lora_is_read_and_written_with_the_same_logits(family: str, tmp_path: Path) -> None:
+    check(family, lora(family), tmp_path, {"name": "lora", "rank": 3, "alpha": 5})
+
+
+LORAS = {
+    "rslora": ({"use_rslora": True}, {"rslora": True}),
+    "dora": ({"use_dora": True}, {"dora": True}),
+    "patterns": (
+        {"rank_pattern": {"layer.0.attention.self.query": 2}, "alpha_pattern": {"value": 7}},
+        {"rank": 3, "alpha": 5},
+    ),
+    "regex": ({"target_modules": r".*layer\.1\..*(key|intermediate\.dense)"}, {}),
+    "all-linear": ({"target_modules": "all-linear"}, {}),
+    "some layers": ({"layers_to_transform": [1], "layers_pattern": "layer"}, {}),
+    "but for": ({"exclude_modules": ["0.attention.self.query"]}, {}),
+    "embedding": ({"target_modules": ["word_embeddings", "query"]}, {"sites": ["embedding", "attention.query"]}),
+    "dropout": ({"lora_dropout": 0.1}, {"dropout": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", LORAS)
+def test_each_option_of_lora_is_read_and_written(name: str, tmp_path: Path) -> None:
+    options, method = LORAS[name]
+    check("bert", lora("bert", **options), tmp_path, method)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}, {"target_modules": "all-linear"}])
+def test_decoders_options_of_lora_are_read_and_written(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    check(family, lora(family, **options), tmp_path)
+
+
+@pytest.mark.parametrize("family", EMBEDDING)
+def test_lora_on_the_embedding_is_read_though_peft_stores_the_base_beside_it(family: str, tmp_path: Path) -> None:
+    check(family, lora(family, target_modules=[EMBEDDING[family]]), tmp_path, {"sites": ["embedding"]})
+
+
+@pytest.mark.parametrize("family", SCALED)
+def test_ia3_is_read_and_written_with_the_same_logits(family: str, tmp_path: Path) -> None:
+    check(family, ia3(family), tmp_path, {"name": "ia3"})
+
+
+@pytest.mark.parametrize("family", PROMPTED)
+@pytest.mark.parametrize(("kind", "name"), [("prompt", "prompt-tuning"), ("p-tuning", "ptuning"), ("prefix", "prefix")])
+def test_prompts_and_prefixes_are_read_and_written(family: str, kind: str, name: str, tmp_path: Path) -> None:
+    check(family, prompts(family, kind), tmp_path, {"name": name, "length": 3})
