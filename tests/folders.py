@@ -40,8 +40,8 @@ def write(path: Path, content: Sequence[dict[str, object]]) -> str:
     return str(path)
 
 
-def alone(model: torch.nn.Module) -> Tensor:
+def alone(model: torch.nn.Module, texts: Sequence[str] = TEXTS) -> Tensor:
     """Logits of a sequence classifier, one text at a time."""
-    ids = [[WORDS.index(word) for word in text.split()] for text in TEXTS]
+    ids = [[WORDS.index(word) for word in text.split()] for text in texts]
     with torch.no_grad():
         return torch.cat([model(input_ids=torch.tensor([row])).logits for row in ids])
