@@ -24,9 +24,9 @@ def trained(model: str, tmp_path: Path) -> Tensor:
     return graftlm.load(tmp_path / "run").logits([Example(text) for text in TEXTS])
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "albert", "llama", "qwen3"])
 def test_peft_and_plain_transformers_give_the_logits_of_a_run(family: str, tmp_path: Path) -> None:
-    model = saved(tiny.model(family), tmp_path / "base")
+    model = saved(tiny.model(family, pad_token_id=0), tmp_path / "base")
     expected = trained(model, tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2, pad_token_id=0)
     peft = PeftModel.from_pretrained(plain, tmp_path / "run/adapter").eval()
@@ -34,6 +34,25 @@ def test_peft_and_plain_transformers_give_the_logits_of_a_run(family: str, tmp_p
     graftlm.merge(tmp_path / "run", tmp_path / "merged")
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     assert (alone(merged) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neox", "phi3", "modernbert"])
+def test_plain_transformers_gives_the_logits_of_a_merged_run_whose_layers_are_fused(
+    family: str, tmp_path: Path
+) -> None:
+    model = saved(tiny.model(family), tmp_path / "base")
+    expected = trained(model, tmp_path)
+    graftlm.merge(tmp_path / "run", tmp_path / "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    assert (alone(merged) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_is_trained_and_answers_the_same_when_loaded(family: str, tmp_path: Path) -> None:
+    model = saved(tiny.model(family), tmp_path / "base")
+    expected = trained(model, tmp_path)
+    again = graftlm.load(tmp_path / "run").logits([Example(text) for text in reversed(TEXTS)])
+    assert torch.allclose(again.flip(0), expected, atol=1e-6)
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_trained_stored_and_read_by_peft(tmp_path: Path) -> None:

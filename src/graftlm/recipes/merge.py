@@ -82,7 +82,8 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
     missing, unexpected = plain.load_state_dict(state, strict=False)
     if missing:
         raise UserError(f"{type(plain).__name__} has {len(missing)} tensors that the run lacks (first: {missing[0]})")
-    unread = [name for name in unexpected if not name.endswith("position_ids")]
+    idle = f"{prefix}pooler." if family.fresh else None  # a pooler that the family's classifier does not have
+    unread = [name for name in unexpected if not (name.endswith("position_ids") or (idle and name.startswith(idle)))]
     if unread:
         raise UserError(
             f"{type(plain).__name__} has no place for {len(unread)} tensors of the run (first: {unread[0]})"
