@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertModel

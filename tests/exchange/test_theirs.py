@@ -13,7 +13,10 @@ from transformers import AutoModelForSequenceClassification
 import graftlm
 import tiny
 from folders import TEXTS, WORDS, alone, saved
+from graftlm.checkpoint import load_peft
 from graftlm.core.reporter import Silent
+from graftlm.methods import attach, from_peft
+from graftlm.sites import Attached, Sites
 from graftlm.tasks import Features
 
 PAIRS = {
@@ -159,3 +162,62 @@ def test_ia3_is_read_and_written_with_the_same_logits(family: str, tmp_path: Pat
 @pytest.mark.parametrize(("kind", "name"), [("prompt", "prompt-tuning"), ("p-tuning", "ptuning"), ("prefix", "prefix")])
 def test_prompts_and_prefixes_are_read_and_written(family: str, kind: str, name: str, tmp_path: Path) -> None:
     check(family, prompts(family, kind), tmp_path, {"name": name, "length": 3})
+
+
+def attached(model: nn.Module, folder: Path) -> Attached:
+    """A PEFT adapter without a classifier on a model of the user's own."""
+    body, tensors = load_peft(folder)
+    theirs = from_peft(body, tensors, Sites(model))
+    assert not theirs.rest
+    found = attach(model, {"theirs": theirs.config})
+    found.load("theirs", theirs.tensors)
+    return found
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Every trained tensor moved from its start."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1
+    return model.eval()
+
+
+WHOLE = {
+    "lora": lambda task: peft.LoraConfig(task_type=task, target_modules="all-linear"),
+    "dora": lambda task: peft.LoraConfig(task_type=task, target_modules="all-linear", use_dora=True),
+    "prefix": lambda task: peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=3),
+    "prompt": lambda task: peft.PromptTuningConfig(task_type=task, num_virtual_tokens=3),
+}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "phi3"])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_an_adapter_of_a_causal_model_gives_its_logits_on_it(family: str, kind: str, tmp_path: Path) -> None:
+    theirs = shaken(peft.get_peft_model(tiny.model(family, lm=True), WHOLE[kind]("CAUSAL_LM")))
+    theirs.save_pretrained(tmp_path / "theirs")
+    row = tiny.texts(1)[0]
+    with torch.no_grad():
+        expected = theirs(**tiny.padded([row])).logits[0, -len(row) :]
+    found = attached(tiny.model(family, lm=True), tmp_path / "theirs")
+    torch.testing.assert_close(tiny.outputs(found, ["theirs"], [row])[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama", "t5"])
+def test_an_adapter_of_a_bare_backbone_is_read_for_one_and_for_a_model_with_a_head(family: str, tmp_path: Path) -> None:
+    """PEFT's FEATURE_EXTRACTION leaves the family's prefix out of its paths."""
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=PAIRS[family])
+    theirs = shaken(peft.get_peft_model(tiny.model(family), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    rows = tiny.texts(3)
+    batch = tiny.batch_of(theirs.get_base_model(), rows)
+    with torch.no_grad():
+        hidden = theirs(**batch).last_hidden_state
+    expected = [hidden[place][real] for place, real in enumerate(tiny.real_of(batch))]
+    found = tiny.outputs(attached(tiny.model(family), tmp_path / "theirs"), ["theirs"] * 3, rows)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    on_lm = attached(tiny.model(family, lm=True), tmp_path / "theirs")
+    assert set(on_lm.parameters_of("theirs")) == set(
+        attached(tiny.model(family), tmp_path / "theirs").parameters_of("theirs")
+    )
