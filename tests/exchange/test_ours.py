@@ -1,6 +1,7 @@
 """Our runs, written for PEFT and read by it: the same logits, or a refusal that names what PEFT has no words for."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import tiny
 from folders import TEXTS, alone, rows, saved, write
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
+from graftlm.core.reporter import Silent
 from graftlm.methods import parse, peft_form
 from graftlm.recipes.export import vllm_obstacles
 from graftlm.sites import Sites
+from graftlm.tasks import collate
 
 FUSED = ("gpt2", "gpt-neox", "phi3", "modernbert")
 
@@ -112,6 +115,23 @@ def test_a_prompt_is_kept_from_the_pooling_where_peft_would_count_it(tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("pooling", "place"), [("default", 3), ("virtual", 0)])
+def test_the_pooled_token_is_the_texts_first_unless_virtual_ones_count(
+    pooling: str, place: int, tmp_path: Path
+) -> None:
+    trained("bert", tmp_path, {"name": "prompt-tuning", "length": 3}, pooling=pooling)
+    model = graftlm.load(tmp_path / "run").model
+    features, _ = model.features([Example(TEXTS[0])], "run", None)
+    found = model.logits(features, "run", 1, Silent(), "predict")
+    batch = collate([(features[0], model.virtual["run"])], 0, torch.device("cpu"))
+    own = model.attached.parameters_of("run")
+    with torch.no_grad():
+        hidden = model.attached(**batch).last_hidden_state[:, place]
+        pooled = torch.tanh(model.attached.base.get_submodule("pooler.dense")(hidden))
+        expected = pooled @ own["head.weight"].T + own["head.bias"]
+    torch.testing.assert_close(found, expected)
+
+
 NO_WORDS = [
     ("bert", {"name": "adapter"}, {}, "no words for adapter; it has them for lora"),
     ("bert", {"name": "bitfit"}, {}, "no words for bitfit"),
@@ -142,6 +162,7 @@ def test_only_keys_that_are_not_pefts_defaults_are_written(tmp_path: Path) -> No
         "target_modules": ["c_attn"],
         "inference_mode": True,
         "fan_in_fan_out": True,
+        "modules_to_save": ["score"],
         "task_type": "SEQ_CLS",
         "base_model_name_or_path": str(tmp_path / "base"),
     }
@@ -176,8 +197,8 @@ def test_parts_of_a_fused_layer_are_blocks_of_one_exact_product() -> None:
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["query"]}
 OBSTACLES = [
     ({}, []),
-    ({"task_type": "SEQ_CLS"}, ["no head from an adapter; serve the model that graftlm merge writes"]),
-    ({"modules_to_save": ["classifier", "pooler"]}, [r"refuses modules_to_save \(classifier, pooler\); .*merge"]),
+    ({"modules_to_save": ["score"]}, [r"before its pull request 53555 .* \(score\); take a later one, or .*merge"]),
+    ({"modules_to_save": ["classifier", "pooler"]}, [r"modules_to_save \(classifier, pooler\) other than .*merge"]),
     ({"use_dora": True}, ["no DoRA; .*merge"]),
     ({"r": 20}, ["rank 20 is over its default of 16; start it with --max-lora-rank 32"]),
     ({"rank_pattern": {"a": 64}}, ["--max-lora-rank 64", "not by patterns"]),
@@ -190,8 +211,6 @@ OBSTACLES = [
 
 @pytest.mark.parametrize(("more", "said"), OBSTACLES, ids=[str(more) for more, _ in OBSTACLES])
 def test_what_keeps_vllm_from_an_adapter_is_said_with_what_helps(more: dict[str, Any], said: list[str]) -> None:
-    import re
-
     found = vllm_obstacles(PLAIN | more)
     assert len(found) == len(said)
     assert all(re.search(wanted, line) for wanted, line in zip(said, found, strict=True))

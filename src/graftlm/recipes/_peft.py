@@ -6,12 +6,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from graftlm.core.settings import HeadConfig
-from graftlm.methods import MethodConfig, NoWordsError, PeftForm, kept, peft_form
+from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
 from graftlm.sites import Sites, Tensors, Tokens
 from graftlm.tasks import head_keys
 
-SAVED_ANYHOW = ("classifier", "score")  # modules whose names end so are saved by PEFT for SEQ_CLS, unasked
+# Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
+# as PEFT does and vLLM asks, but not for prompt types, where older releases do not know the key.
+SAVED_ANYHOW = ("classifier", "score")
 
 
 def method_form(method: MethodConfig, sites: Sites) -> PeftForm | None:
@@ -37,7 +39,7 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig) -> PeftForm:
     ours = {theirs: name for name, theirs in keys.items()}
     body = {**form.body, "task_type": "SEQ_CLS", "base_model_name_or_path": model.base.source.path}
     modules = [_module(key.removeprefix(form.head), sites) for key in keys.values()]
-    if not all(module.endswith(SAVED_ANYHOW) for module in modules):
+    if form.head == WHOLE or not all(module.endswith(SAVED_ANYHOW) for module in modules):
         body["modules_to_save"] = list(dict.fromkeys(modules))
 
     def write(tensors: Tensors) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from graftlm.recipes.predict import RUN, opened
 from graftlm.sites import Sites
 
 VLLM_RANK = 16  # its default max_lora_rank
+VLLM_HEADS = ("score", "classifier")
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -60,15 +61,17 @@ def vllm_obstacles(body: Mapping[str, Any]) -> list[str]:
     """What keeps vLLM from serving an adapter of PEFT's, each with what helps."""
     kind, merge = body["peft_type"], "serve the model that graftlm merge writes"
     if kind != "LORA":
-        return [
-            f"it serves LoRA alone, not {kind}; train with --method lora" + (f", or {merge}" if kind == "IA3" else "")
-        ]
+        other = f", or {merge}" if kind == "IA3" else ""
+        return [f"it serves LoRA alone, not {kind}; train with --method lora{other}"]
     found = []
     if "modules_to_save" in body:
         saved = ", ".join(body["modules_to_save"])
-        found.append(f"it refuses modules_to_save ({saved}); {merge}")
-    elif body.get("task_type") == "SEQ_CLS":
-        found.append(f"it takes no head from an adapter; {merge}")
+        if set(body["modules_to_save"]) <= set(VLLM_HEADS):
+            found.append(
+                f"releases before its pull request 53555 (2026) refuse the head ({saved}); take a later one, or {merge}"
+            )
+        else:
+            found.append(f"it refuses modules_to_save ({saved}) other than {' and '.join(VLLM_HEADS)}; {merge}")
     if body.get("use_dora"):
         found.append(f"it has no DoRA; {merge}, or train with method.dora = false")
     if body.get("bias", "none") != "none" or body.get("lora_bias"):
