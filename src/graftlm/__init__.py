@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graftlm.api import evaluate, fit, load, merge
+    from graftlm.api import evaluate, export_peft, fit, import_peft, load, merge
     from graftlm.core.errors import UserError
     from graftlm.core.settings import DataConfig, FitConfig, HeadConfig, TrainingConfig
     from graftlm.methods import attach
@@ -24,7 +24,9 @@ _PLACES = {
     "UserError": "graftlm.core.errors",
     "attach": "graftlm.methods",
     "evaluate": "graftlm.api",
+    "export_peft": "graftlm.api",
     "fit": "graftlm.api",
+    "import_peft": "graftlm.api",
     "load": "graftlm.api",
     "merge": "graftlm.api",
 }
@@ -49,7 +51,9 @@ __all__ = [
     "UserError",
     "attach",
     "evaluate",
+    "export_peft",
     "fit",
+    "import_peft",
     "load",
     "merge",
 ]

@@ -1,6 +1,6 @@
 """The Python face of the jobs: plain arguments in, records out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ from graftlm.core.records import Evaluation, RunRecord
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import DataConfig, FitConfig
 from graftlm.recipes import evaluate as _evaluate
+from graftlm.recipes import export as _export
 from graftlm.recipes import fit as _fit
+from graftlm.recipes import import_ as _import
 from graftlm.recipes import merge as _merge
 from graftlm.recipes import predict as _predict
+from graftlm.recipes.export import Exported
 from graftlm.recipes.predict import Predictor
 
 
@@ -66,3 +69,21 @@ def load(run: str | Path, reporter: Reporter | None = None) -> Predictor:
 def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Path:
     """Writes base and adapter as one plain Transformers model."""
     return _merge.merge(run, to, reporter)
+
+
+def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Exported:
+    """Writes a run as a folder that PEFT loads; the result says what keeps vLLM from it."""
+    return _export.export_peft(run, to, reporter)
+
+
+def import_peft(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    task: str | None = None,
+    labels: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> Path:
+    """Reads an adapter that PEFT wrote into a run's folder, and gives that."""
+    return _import.import_peft(folder, out, model=model, task=task, labels=labels, reporter=reporter)

@@ -12,7 +12,7 @@ import pytest
 import graftlm
 from graftlm.cli.main import code
 
-COMMANDS = ("fit", "evaluate", "predict", "merge", "sites", "methods", "models")
+COMMANDS = ("fit", "evaluate", "predict", "merge", "export", "import", "sites", "methods", "models")
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "pandas", "numpy", "accelerate")
 LIGHT = [["--help"], *([name, "--help"] for name in COMMANDS), ["methods"], ["models"]]
 PROGRAM = f"""

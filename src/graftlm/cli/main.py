@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from graftlm.cli.evaluate import evaluate
+from graftlm.cli.export import export
 from graftlm.cli.fit import fit
+from graftlm.cli.import_ import import_
 from graftlm.cli.merge import merge
 from graftlm.cli.methods import methods
 from graftlm.cli.models import models
@@ -22,8 +24,8 @@ FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, er
 INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (fit, evaluate, predict, merge, sites, methods, models):
-    app.command()(command)
+for command in (fit, evaluate, predict, merge, export, import_, sites, methods, models):
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def _version(wanted: bool) -> None:

@@ -35,9 +35,11 @@ class DataConfig(Config):
 
 
 class HeadConfig(Config):
-    """`pooling`: the architecture's own ("default"), the "first" or "last" real token, or the "mean" of them."""
+    """`pooling`: the architecture's own ("default"), the "first" or "last" real token, or the "mean" of them;
+    "virtual" is the architecture's own with a prompt's virtual tokens counted too, as PEFT does.
+    """
 
-    pooling: Literal["default", "first", "last", "mean"] = "default"
+    pooling: Literal["default", "virtual", "first", "last", "mean"] = "default"
     dropout: NonNegativeFloat = Field(default=0.0, lt=1)
 
 

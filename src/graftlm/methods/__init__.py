@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, learning_rate, parse, peft_form
+from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, learning_rate, parse
+from graftlm.methods._peft import WHOLE, NoWordsError, PeftForm, Theirs, from_peft, peft_form
 from graftlm.sites import Attached, Sites
 
 
@@ -50,11 +51,16 @@ def count(base: nn.Module, config: MethodConfig) -> dict[str, int]:
 
 __all__ = [
     "PACKAGE",
+    "WHOLE",
     "MethodConfig",
+    "NoWordsError",
+    "PeftForm",
+    "Theirs",
     "acts",
     "attach",
     "config_class",
     "count",
+    "from_peft",
     "kept",
     "learning_rate",
     "parse",

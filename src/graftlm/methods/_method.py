@@ -61,12 +61,6 @@ def learning_rate(config: MethodConfig) -> float:
     return module_of(config).LEARNING_RATE
 
 
-def peft_form(config: MethodConfig, sites: Sites) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """An adapter in PEFT's words (its config, its key for each of our tensors), or None where it has none."""
-    form = getattr(module_of(config), "peft", None)
-    return None if form is None else form(config, sites)
-
-
 def needs_table(config: MethodConfig, sites: Sites) -> None:
     """Refuses a method that needs roles which structure alone does not show."""
     if sites.table is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._peft_ia3 import WORDS
 from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, ones
 
 PAPER = "Liu et al. 2022"
@@ -17,6 +18,7 @@ KIND = "branch"
 MERGEABLE = True
 LEARNING_RATE = 3e-3
 TRAINS = "a scale for each key, value and inner feed-forward feature"
+PEFT = WORDS
 STORES = "a number a feature"
 
 

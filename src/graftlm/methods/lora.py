@@ -10,7 +10,7 @@ Beside it: rsLoRA (Kalajdzievski, 2023, arXiv:2312.03732), DoRA (`_dora`), PiSSA
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -19,6 +19,7 @@ from torch import Tensor
 from graftlm.core.errors import UserError
 from graftlm.methods import _dora, _pissa
 from graftlm.methods._method import MethodConfig
+from graftlm.methods._peft_lora import WORDS
 from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, kaiming_uniform, normal, zeros
 
 PAPER = "Hu et al. 2021"
@@ -26,6 +27,7 @@ KIND = "branch"
 MERGEABLE = True
 LEARNING_RATE = 5e-4
 TRAINS = "two low-rank factors at each chosen layer"
+PEFT = WORDS
 STORES = "r · (d_in + d_out) numbers a layer"
 
 
@@ -164,36 +166,3 @@ def _branch(config: LoraConfig, site: Site) -> Branch:
 def _matches(pattern: str, site: Site) -> bool:
     """By role, by our site name, or as PEFT does: a regex for a module's path or the end of it."""
     return pattern in (site.role, site.name) or re.fullmatch(rf"(.*\.)?({pattern})", site.module) is not None
-
-
-def peft(config: LoraConfig, sites: Sites) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """PEFT's config, and its key for each of our tensors; None for fused layers' parts and options not written yet."""
-    found = sites.select(config.sites)
-    if any(site.rows is not None or site.kind != "linear" for site in found):
-        return None
-    if config.rslora or config.dora or config.init == "pissa":
-        return None
-    prefix = sites.class_prefix
-    keys: dict[str, str] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
-    for site in found:
-        module = f"{prefix}{site.module}"
-        keys[f"{site.name}.down"] = f"base_model.model.{module}.lora_A.weight"
-        keys[f"{site.name}.up"] = f"base_model.model.{module}.lora_B.weight"
-        branch = _branch(config, site)
-        rank = branch.params["down"].shape[0]
-        if rank != config.rank:
-            ranks[re.escape(module)] = rank
-        if (alpha := branch.constants["scale"] * rank) != config.alpha:
-            alphas[re.escape(module)] = alpha
-    form: dict[str, Any] = {
-        "peft_type": "LORA",
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "target_modules": sites.module_names(found),
-        "inference_mode": True,
-    }
-    optional = {"rank_pattern": ranks, "alpha_pattern": alphas, "lora_dropout": config.dropout}
-    optional["fan_in_fan_out"] = sites.transposed(found[0])
-    return form | {name: value for name, value in optional.items() if value}, keys

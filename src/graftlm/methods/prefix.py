@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._peft_prompts import PREFIX_WORDS
 from graftlm.methods._prefixes import direct, from_words, ids_of, mlp, past, shape_of
 from graftlm.sites import Act, Sites
 
@@ -21,6 +22,7 @@ KIND = "past"
 MERGEABLE = False
 LEARNING_RATE = 5e-3
 TRAINS = "keys and values in front of the text in every layer"
+PEFT = PREFIX_WORDS
 STORES = "2 · N · L · d numbers for N layers; the MLP is dropped"
 
 

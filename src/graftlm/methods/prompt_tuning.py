@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
+from graftlm.methods._peft_prompts import PROMPT_WORDS
 from graftlm.methods._prompts import shift_of
 from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, uniform
 
@@ -22,6 +23,7 @@ KIND = "tokens"
 MERGEABLE = False
 LEARNING_RATE = 1e-2
 TRAINS = "virtual tokens in front of the text"
+PEFT = PROMPT_WORDS
 STORES = "L · d numbers; an MLP is dropped"
 FREQUENT = 5000  # the paper samples among the most frequent words, which come first in its vocabulary
 

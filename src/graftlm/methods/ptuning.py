@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
+from graftlm.methods._peft_prompts import PTUNING_WORDS
 from graftlm.methods._prompts import shift_of
 from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, normal
 
@@ -23,6 +24,7 @@ KIND = "tokens"
 MERGEABLE = False
 LEARNING_RATE = 5e-3
 TRAINS = "virtual tokens in front of the text, through a BiLSTM or an MLP"
+PEFT = PTUNING_WORDS
 STORES = "the virtual tokens"
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._peft_prompts import PREFIX_WORDS
 from graftlm.methods._prefixes import direct, mlp, past, shape_of
 from graftlm.sites import Act, Sites
 
@@ -19,6 +20,7 @@ KIND = "past"
 MERGEABLE = False
 LEARNING_RATE = 1e-2
 TRAINS = "keys and values in front of the text in every layer, directly"
+PEFT = PREFIX_WORDS
 STORES = "the keys and values"
 STD = 0.02
 

@@ -56,7 +56,9 @@ class TaskModel:
             self.attached.route([run for run, own in rows.items() for _ in own], keys)
         extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
         hidden = self.attached(**batch, **extra).last_hidden_state
-        real = batch["attention_mask"].bool() & (batch["input_ids"] < self.attached.sites.vocabulary)
+        real = batch["attention_mask"].bool()
+        if not self.head.counts_virtual:
+            real &= batch["input_ids"] < self.attached.sites.vocabulary
         if self.attached.sites.encoder_decoder:
             real = batch["decoder_attention_mask"].bool()
         return self.head(hidden, real)

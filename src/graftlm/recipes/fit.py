@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from graftlm import methods, tasks
-from graftlm.checkpoint import Base, Card, PeftForm, load_base, save_adapter
+from graftlm.checkpoint import Base, Card, load_base, save_adapter
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import RunRecord
@@ -26,8 +26,9 @@ from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import remembered
 from graftlm.recipes._history import History
 from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._peft import method_form, run_form
 from graftlm.sites import Select, Sites
-from graftlm.tasks import Features, TaskData, head_keys
+from graftlm.tasks import Features, TaskData
 from graftlm.training import Outcome, Plan, optimizers, train
 
 RUN = "run"
@@ -100,12 +101,12 @@ def _assemble(
     data: TaskData,
     device: torch.device,
     reporter: Reporter,
-) -> tuple[TaskModel, PeftForm | None]:
+) -> tuple[TaskModel, methods.PeftForm | None]:
     set_seed(config.seed)
     sites = Sites(base.model)
     if sites.notice:
         reporter.warn(sites.notice)
-    form = methods.peft_form(methods.kept(method), sites) if config.head.pooling == "default" and sites.head else None
+    form = method_form(method, sites)
     selects = any(isinstance(act, Select) for act in methods.acts(method, Sites(base.model, base.tokenizer)))
     if config.training.precision == "bf16" and not selects:
         base.model.to(torch.bfloat16)
@@ -115,16 +116,7 @@ def _assemble(
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
     if config.training.base_dropout:
         model.attached.base_dropout(True)
-    if form is None or sites.head is None:
-        return model, None
-    own = head_keys(model.head, sites.head, sites.class_prefix)
-    body, keys = form
-    body |= {"task_type": "SEQ_CLS", "base_model_name_or_path": base.source.path}
-    if model.head.trains_dense:
-        places = (sites.head.classifier, str(sites.head.dense), sites.head.norm or "")
-        body["modules_to_save"] = sorted({place.split(".")[0] for place in places if place})
-    keys = keys | {name: f"base_model.model.{path}" for name, path in own.items()}
-    return model, PeftForm(body, keys)
+    return model, run_form(form, model, config.head)
 
 
 def _accelerator(config: FitConfig) -> Accelerator:
@@ -203,7 +195,7 @@ def _save(
     data: TaskData,
     method: methods.MethodConfig,
     outcome: Outcome,
-    peft: PeftForm | None,
+    peft: methods.PeftForm | None,
     max_length: int,
     seconds: float,
     task: ModuleType,

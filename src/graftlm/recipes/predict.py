@@ -7,12 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from graftlm import methods, tasks
-from graftlm.checkpoint import Card, load_base, load_card, load_tensors
+from graftlm.checkpoint import Base, Card, load_base, load_card, load_tensors
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._peft import with_head
+from graftlm.sites import Sites
 
 RUN = "run"
 Text = str | tuple[str, str] | Example
@@ -65,17 +67,23 @@ def load(run: str | Path, reporter: Reporter | None = None) -> Predictor:
     """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on."""
     reporter = reporter or Silent()
     path = Path(run)
-    card = load_card(path)
-    tensors = load_tensors(path, card)
+    card, base, method = opened(path)
+    form = methods.peft_form(method, Sites(base.model, base.tokenizer)) if card.layout == "peft" else None
+    head = HeadConfig.parse(card.head, where="head.")
+    model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
+    whole = None if form is None else with_head(form, model, head)
+    model.attached.load(RUN, load_tensors(path, card, whole))
+    return Predictor(card, model)
+
+
+def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:
+    """A run's card, its base with nothing attached, and its method."""
+    card = load_card(run)
     base = load_base(card.model)
     if base.fingerprint != card.fingerprint:
         raise UserError(
-            f'{path} was trained on another "{card.model}": its fingerprint is {card.fingerprint}, '
+            f'{run} was trained on another "{card.model}": its fingerprint is {card.fingerprint}, '
             f"that of the model found here is {base.fingerprint}"
         )
     options = {key: value for key, value in card.method.items() if key != "name"}
-    method = methods.parse(str(card.method["name"]), options)
-    head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
-    model.attached.load(RUN, tensors)
-    return Predictor(card, model)
+    return card, base, methods.parse(str(card.method["name"]), options)

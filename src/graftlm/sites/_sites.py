@@ -226,10 +226,12 @@ class Sites:
     def module_names(self, sites: Sequence[Site]) -> list[str]:
         """The shortest list of names that means just these layers where names match the end of a path."""
         wanted = {site.module for site in sites}
-        linear = [path for path, module in self.model.named_modules() if is_linear(module)]
+        every = [path for path, _ in self.model.named_modules()]
         for parts in (1, 2, 3, 4):
             names = sorted({".".join(path.split(".")[-parts:]) for path in wanted})
-            if {path for path in linear if path.endswith(tuple(f".{name}" for name in names))} == wanted:
+            if {
+                path for path in every if path in names or path.endswith(tuple(f".{name}" for name in names))
+            } == wanted:
                 return names
         return sorted(self.class_prefix + path for path in wanted)
 

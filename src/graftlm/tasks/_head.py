@@ -48,6 +48,7 @@ class SequenceHead(nn.Module):
         self.epsilon = float(getattr(attached.sites.config, "norm_eps", 1e-5))
         self._attached = [attached]  # not a submodule of the head
         self.outputs = outputs
+        self.counts_virtual = config.pooling == "virtual"
         self.dropout = config.dropout
         attached.router.has_dropout |= config.dropout > 0
         constants = {run: {"dropout": config.dropout} for run in attached.runs}
@@ -88,7 +89,7 @@ class SequenceHead(nn.Module):
 def pooling(attached: Attached, config: HeadConfig) -> tuple[Pool, Head, str]:
     """How to pool, the head's layers, and the prefix of the base's paths; another pooling has one layer alone."""
     head = attached.sites.head or guessed_head(attached)
-    if config.pooling == "default":
+    if config.pooling in ("default", "virtual"):
         return head.pool, head, attached.sites.prefix
     return config.pooling, replace(head, dense=None, norm=None), ""
 

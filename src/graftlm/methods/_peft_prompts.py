@@ -1,0 +1,124 @@
+"""Prompts and prefixes in PEFT's format: one tensor, `prompt_embeddings`, with no prefix to its name.
+
+PROMPT_TUNING and P_TUNING keep (L d), what stands before the text, whatever made it. PREFIX_TUNING keeps
+(L, layers · 2 · heads · width), in each layer the keys before the values: our own order. Under grouped-query
+attention `token_dim` and the heads are those of the keys. Real tokens start at position L.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from graftlm.core.errors import UserError
+from graftlm.methods._method import MethodConfig, acts, parse
+from graftlm.methods._peft import PROMPTED, NoWordsError, PeftForm, PeftWords, Theirs, heed
+from graftlm.sites import Past, Sites, Tensors, Tokens
+
+STORED = "prompt_embeddings"
+SHAPE = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers")
+READ = (*SHAPE, "modules_to_save")
+HARMLESS = (
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+    "encoder_reparameterization_type",
+    "encoder_hidden_size",
+    "encoder_num_layers",
+    "encoder_dropout",
+    "prefix_projection",
+    "init_weights",
+)
+
+
+def prompt_form(config: Any, sites: Sites, kind: str = "PROMPT_TUNING") -> PeftForm:
+    """Virtual tokens, (L d)."""
+    _plain(config, sites)
+    (act,) = acts(config, sites)
+    assert isinstance(act, Tokens)
+    length, width = act.params["values"].shape
+    text = sites.config.get_text_config()
+    heads, layers = int(text.num_attention_heads), sites.depth
+    return _form(kind, f"{act.place}.values", (length, width, 1, heads, layers))
+
+
+def prefix_form(config: Any, sites: Sites) -> PeftForm:
+    """Keys and values, (L, layers · 2 · heads · width)."""
+    _plain(config, sites)
+    (act,) = acts(config, sites)
+    assert isinstance(act, Past)
+    one, layers = act.attentions[0], len(act.attentions)
+    return _form("PREFIX_TUNING", f"{act.place}.values", (act.length, one.heads * one.head_width, 1, one.heads, layers))
+
+
+def _plain(config: Any, sites: Sites) -> None:
+    if sites.encoder_decoder:
+        raise NoWordsError(
+            f"PEFT's {config.method} does not reach an encoder-decoder's encoder, cross attention and decoder as ours "
+            "does; lora does"
+        )
+    if not config.position_shift:
+        raise NoWordsError(
+            "PEFT lets the text's positions start after a prompt or prefix; train with method.position_shift = true"
+        )
+
+
+def _form(kind: str, ours: str, shape: tuple[int, ...]) -> PeftForm:
+    def write(tensors: Tensors) -> dict[str, Tensor]:
+        return {STORED: tensors[ours]}
+
+    def read(tensors: Tensors) -> dict[str, Tensor]:
+        return {ours if name == STORED else name: tensor for name, tensor in tensors.items()}
+
+    body = {"peft_type": kind, "inference_mode": True} | dict(zip(SHAPE, shape, strict=True))
+    return PeftForm(body, write, read, PROMPTED)
+
+
+def ptuning_form(config: Any, sites: Sites) -> PeftForm:
+    """The same; PEFT stores what P-Tuning's network makes."""
+    return prompt_form(config, sites, "P_TUNING")
+
+
+def read_prompt(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
+    return _read("prompt-tuning", {"init": "uniform"}, body, tensors, sites)
+
+
+def read_ptuning(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
+    return _read("ptuning", {"encoder": "none"}, body, tensors, sites)
+
+
+def read_prefix(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
+    return _read("prefix", {"reparametrisation": "none"}, body, tensors, sites)
+
+
+def _read(method: str, options: dict[str, Any], body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
+    notes = heed(body, READ, HARMLESS, {})
+    if sites.encoder_decoder or body.get("num_transformer_submodules") not in (None, 1):
+        raise UserError(
+            f"a {body['peft_type']} adapter for an encoder-decoder cannot be read: PEFT puts it where no definition "
+            f"of {method} does; train it anew with --method {method}"
+        )
+    if STORED not in tensors:
+        raise UserError(
+            f"the adapter's file holds no {STORED} (it holds {', '.join(sorted(tensors)[:3]) or 'nothing'})"
+        )
+    values = tensors[STORED]
+    config: MethodConfig = parse(method, {"length": int(values.shape[0])} | options)
+    if body.get("num_virtual_tokens") not in (None, values.shape[0]):
+        raise UserError(f"num_virtual_tokens = {body['num_virtual_tokens']}, but {STORED} has {values.shape[0]} rows")
+    (act,) = acts(config, sites)
+    assert isinstance(act, (Past, Tokens))
+    wanted = act.params["values"].shape
+    if tuple(values.shape) != wanted:
+        raise UserError(f"{STORED} has shape {tuple(values.shape)}; this {sites.family} model takes {wanted}")
+    if isinstance(act, Past) and body.get("num_attention_heads") not in (None, act.attentions[0].heads):
+        found = body["num_attention_heads"]
+        raise UserError(f"num_attention_heads = {found}; this {sites.family} model has {act.attentions[0].heads}")
+    rest = {name.removeprefix(PROMPTED): value for name, value in tensors.items() if name != STORED}
+    return Theirs(config, {f"{act.place}.values": values}, rest, notes)
+
+
+PROMPT_WORDS = PeftWords(prompt_form, read_prompt)
+PTUNING_WORDS = PeftWords(ptuning_form, read_ptuning)
+PREFIX_WORDS = PeftWords(prefix_form, read_prefix)

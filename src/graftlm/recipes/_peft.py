@@ -1,0 +1,76 @@
+"""A run whole in PEFT's words: its method's form, and its head's layers under the names that PEFT saves them by."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+from torch import Tensor
+
+from graftlm.core.settings import HeadConfig
+from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
+from graftlm.recipes._model import TaskModel
+from graftlm.sites import Sites, Tensors, Tokens
+from graftlm.tasks import head_keys
+
+# Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
+# as PEFT does and vLLM asks, but not for prompt types, where older releases do not know the key.
+SAVED_ANYHOW = ("classifier", "score")
+
+
+def method_form(method: MethodConfig, sites: Sites) -> PeftForm | None:
+    """The method alone, on a model that nothing is attached to; None where PEFT has no words for it."""
+    with suppress(NoWordsError):
+        return peft_form(kept(method), sites)
+    return None
+
+
+def run_form(form: PeftForm | None, model: TaskModel, head: HeadConfig) -> PeftForm | None:
+    """The method and the head; None where PEFT has no words for one of them."""
+    with suppress(NoWordsError):
+        return None if form is None else with_head(form, model, head)
+    return None
+
+
+def with_head(form: PeftForm, model: TaskModel, head: HeadConfig) -> PeftForm:
+    """A method's form with the head beside it, as PEFT's SEQ_CLS saves it; NoWordsError where it cannot be said."""
+    sites = model.attached.sites
+    _sayable(model, head)
+    assert sites.head is not None
+    keys = {name: f"{form.head}{path}" for name, path in head_keys(model.head, sites.head, sites.class_prefix).items()}
+    ours = {theirs: name for name, theirs in keys.items()}
+    body = {**form.body, "task_type": "SEQ_CLS", "base_model_name_or_path": model.base.source.path}
+    modules = [_module(key.removeprefix(form.head), sites) for key in keys.values()]
+    if form.head == WHOLE or not all(module.endswith(SAVED_ANYHOW) for module in modules):
+        body["modules_to_save"] = list(dict.fromkeys(modules))
+
+    def write(tensors: Tensors) -> dict[str, Tensor]:
+        method = {name: tensor for name, tensor in tensors.items() if name not in keys}
+        return form.write(method) | {key: tensors[name] for name, key in keys.items()}
+
+    def read(tensors: Tensors) -> dict[str, Tensor]:
+        method = {name: tensor for name, tensor in tensors.items() if name not in ours}
+        return form.read(method) | {name: tensors[key] for key, name in ours.items() if key in tensors}
+
+    return replace(form, body=body, write=write, read=read)
+
+
+def _sayable(model: TaskModel, head: HeadConfig) -> None:
+    sites = model.attached.sites
+    if sites.head is None:
+        raise NoWordsError(
+            f'PEFT saves heads of known classes, and the architecture "{sites.family}" has no table that names its own'
+        )
+    if head.pooling not in ("default", "virtual"):
+        raise NoWordsError(
+            f"PEFT has no words for pooling = {head.pooling}: it takes the architecture's own, which is the default"
+        )
+    prompted = any(isinstance(act, Tokens) for own in model.attached.acts.values() for act in own)
+    if prompted and sites.head.pool != "last" and head.pooling == "default":
+        raise NoWordsError(
+            f"PEFT counts a prompt's virtual tokens when {sites.family}'s head pools (the {sites.head.pool} token), "
+            "ours does not; train with head.pooling = virtual for a run that PEFT can read"
+        )
+
+
+def _module(path: str, sites: Sites) -> str:
+    """The module of the class with a head that a parameter belongs to, one step below the class or its backbone."""
+    return path.removeprefix(sites.class_prefix).split(".")[0]

@@ -1,0 +1,223 @@
+"""What PEFT wrote after a few steps of its own training, read by us and written again for PEFT: the same logits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+import graftlm
+import tiny
+from folders import TEXTS, WORDS, alone, saved
+from graftlm.checkpoint import load_peft
+from graftlm.core.reporter import Silent
+from graftlm.methods import attach, from_peft
+from graftlm.sites import Attached, Sites
+from graftlm.tasks import Features
+
+PAIRS = {
+    "bert": ["query", "value"],
+    "roberta": ["query", "value"],
+    "electra": ["query", "value"],
+    "distilbert": ["q_lin", "v_lin"],
+    "modernbert": ["Wqkv"],
+    "gpt2": ["c_attn"],
+    "gpt-neox": ["query_key_value"],
+    "llama": ["q_proj", "v_proj"],
+    "qwen2": ["q_proj", "v_proj"],
+    "phi3": ["qkv_proj"],
+    "t5": ["q", "v"],
+    "bart": ["q_proj", "v_proj"],
+}
+EMBEDDING = {"bert": "word_embeddings", "gpt2": "wte", "llama": "embed_tokens"}
+SCALED = {
+    "bert": (["key", "value", r"intermediate.dense"], []),
+    "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+    "t5": (["k", "v", "wo"], ["wo"]),
+    "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+}
+PROMPTED = ("bert", "roberta", "electra", "gpt2", "llama")
+OWN_HEAD = {"t5": ["classification_head"], "bart": ["classification_head"], "modernbert": ["head"]}
+
+
+def lora(family: str, **options: Any) -> peft.PeftConfig:
+    options = {"r": 3, "lora_alpha": 5, "target_modules": PAIRS[family]} | options
+    options |= {"fan_in_fan_out": family == "gpt2", "modules_to_save": OWN_HEAD.get(family)}
+    return peft.LoraConfig(task_type="SEQ_CLS", **options)
+
+
+def ia3(family: str) -> peft.PeftConfig:
+    targets, inward = SCALED[family]
+    return peft.IA3Config(
+        task_type="SEQ_CLS",
+        target_modules=targets,
+        feedforward_modules=inward,
+        fan_in_fan_out=family == "gpt2",
+        modules_to_save=OWN_HEAD.get(family),
+    )
+
+
+def prompts(family: str, kind: str) -> peft.PeftConfig:
+    width = {"token_dim": 12} if family == "electra" else {}  # PEFT takes the hidden size, which ELECTRA's words lack
+    if kind == "prompt":
+        return peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3, **width)
+    if kind == "p-tuning":
+        return peft.PromptEncoderConfig(task_type="SEQ_CLS", num_virtual_tokens=3, encoder_hidden_size=8, **width)
+    return peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+
+
+def plain(base: str) -> nn.Module:
+    names = {0: "a", 1: "b"}
+    return AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, id2label=names).eval()
+
+
+def texts(family: str) -> list[str]:
+    """Encoder-decoders pool the token that ends a text."""
+    return [f"{text} </s>" if family in tiny.ENCODER_DECODER else text for text in TEXTS]
+
+
+def made(family: str, config: peft.PeftConfig, folder: Path) -> Tensor:
+    """A base in `folder/base`, PEFT's adapter in `folder/theirs` after a few steps, and its logits."""
+    base = saved(tiny.model(family), folder / "base")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(plain(base), config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.05)
+    for _ in range(3):
+        for row, text in enumerate(texts(family)):
+            ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
+            mask = torch.ones_like(ids)
+            model(input_ids=ids, attention_mask=mask, labels=torch.tensor([row % 2])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval().save_pretrained(folder / "theirs")
+    return alone(model, texts(family))
+
+
+def ours(family: str, folder: Path) -> Tensor:
+    """All texts in one padded batch, as runs are asked; Qwen2's own tokenizer would not read these words."""
+    rows = [Features([WORDS.index(word) for word in text.split()], None) for text in texts(family)]
+    return graftlm.load(folder).model.logits(rows, "run", 64, Silent(), "predict")
+
+
+def check(family: str, config: peft.PeftConfig, folder: Path, method: Mapping[str, Any] | None = None) -> None:
+    expected = made(family, config, folder)
+    run = graftlm.import_peft(folder / "theirs", folder / "run", labels=("a", "b"))
+    assert (ours(family, run) - expected).abs().max() < 1e-5
+    stored = graftlm.load(run).card.method
+    assert {name: stored[name] for name in method or ()} == dict(method or {})
+    graftlm.export_peft(run, folder / "again")
+    model = peft.PeftModel.from_pretrained(plain(str(folder / "base")), folder / "again").eval()
+    assert (alone(model, texts(family)) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", PAIRS)
+def test_lora_is_read_and_written_with_the_same_logits(family: str, tmp_path: Path) -> None:
+    check(family, lora(family), tmp_path, {"name": "lora", "rank": 3, "alpha": 5})
+
+
+LORAS = {
+    "rslora": ({"use_rslora": True}, {"rslora": True}),
+    "dora": ({"use_dora": True}, {"dora": True}),
+    "patterns": (
+        {"rank_pattern": {"layer.0.attention.self.query": 2}, "alpha_pattern": {"value": 7}},
+        {"rank": 3, "alpha": 5},
+    ),
+    "regex": ({"target_modules": r".*layer\.1\..*(key|intermediate\.dense)"}, {}),
+    "all-linear": ({"target_modules": "all-linear"}, {}),
+    "some layers": ({"layers_to_transform": [1], "layers_pattern": "layer"}, {}),
+    "but for": ({"exclude_modules": ["0.attention.self.query"]}, {}),
+    "embedding": ({"target_modules": ["word_embeddings", "query"]}, {"sites": ["embedding", "attention.query"]}),
+    "dropout": ({"lora_dropout": 0.1}, {"dropout": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", LORAS)
+def test_each_option_of_lora_is_read_and_written(name: str, tmp_path: Path) -> None:
+    options, method = LORAS[name]
+    check("bert", lora("bert", **options), tmp_path, method)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}, {"target_modules": "all-linear"}])
+def test_decoders_options_of_lora_are_read_and_written(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    check(family, lora(family, **options), tmp_path)
+
+
+@pytest.mark.parametrize("family", EMBEDDING)
+def test_lora_on_the_embedding_is_read_though_peft_stores_the_base_beside_it(family: str, tmp_path: Path) -> None:
+    check(family, lora(family, target_modules=[EMBEDDING[family]]), tmp_path, {"sites": ["embedding"]})
+
+
+@pytest.mark.parametrize("family", SCALED)
+def test_ia3_is_read_and_written_with_the_same_logits(family: str, tmp_path: Path) -> None:
+    check(family, ia3(family), tmp_path, {"name": "ia3"})
+
+
+@pytest.mark.parametrize("family", PROMPTED)
+@pytest.mark.parametrize(("kind", "name"), [("prompt", "prompt-tuning"), ("p-tuning", "ptuning"), ("prefix", "prefix")])
+def test_prompts_and_prefixes_are_read_and_written(family: str, kind: str, name: str, tmp_path: Path) -> None:
+    check(family, prompts(family, kind), tmp_path, {"name": name, "length": 3})
+
+
+def attached(model: nn.Module, folder: Path) -> Attached:
+    """A PEFT adapter without a classifier on a model of the user's own."""
+    body, tensors = load_peft(folder)
+    theirs = from_peft(body, tensors, Sites(model))
+    assert not theirs.rest
+    found = attach(model, {"theirs": theirs.config})
+    found.load("theirs", theirs.tensors)
+    return found
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Every trained tensor moved from its start."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1
+    return model.eval()
+
+
+WHOLE = {
+    "lora": lambda task: peft.LoraConfig(task_type=task, target_modules="all-linear"),
+    "dora": lambda task: peft.LoraConfig(task_type=task, target_modules="all-linear", use_dora=True),
+    "prefix": lambda task: peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=3),
+    "prompt": lambda task: peft.PromptTuningConfig(task_type=task, num_virtual_tokens=3),
+}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "phi3"])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_an_adapter_of_a_causal_model_gives_its_logits_on_it(family: str, kind: str, tmp_path: Path) -> None:
+    theirs = shaken(peft.get_peft_model(tiny.model(family, lm=True), WHOLE[kind]("CAUSAL_LM")))
+    theirs.save_pretrained(tmp_path / "theirs")
+    row = tiny.texts(1)[0]
+    with torch.no_grad():
+        expected = theirs(**tiny.padded([row])).logits[0, -len(row) :]
+    found = attached(tiny.model(family, lm=True), tmp_path / "theirs")
+    torch.testing.assert_close(tiny.outputs(found, ["theirs"], [row])[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama", "t5"])
+def test_an_adapter_of_a_bare_backbone_is_read_for_one_and_for_a_model_with_a_head(family: str, tmp_path: Path) -> None:
+    """PEFT's FEATURE_EXTRACTION leaves the family's prefix out of its paths."""
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=PAIRS[family])
+    theirs = shaken(peft.get_peft_model(tiny.model(family), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    rows = tiny.texts(3)
+    batch = tiny.batch_of(theirs.get_base_model(), rows)
+    with torch.no_grad():
+        hidden = theirs(**batch).last_hidden_state
+    expected = [hidden[place][real] for place, real in enumerate(tiny.real_of(batch))]
+    found = tiny.outputs(attached(tiny.model(family), tmp_path / "theirs"), ["theirs"] * 3, rows)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    on_lm = attached(tiny.model(family, lm=True), tmp_path / "theirs")
+    assert set(on_lm.parameters_of("theirs")) == set(
+        attached(tiny.model(family), tmp_path / "theirs").parameters_of("theirs")
+    )
