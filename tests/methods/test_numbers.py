@@ -136,7 +136,7 @@ def attention(prefix_length: int | None) -> torch.Tensor:
         derived.value = tensor([[[0.5, 0.5, 4, 4]]])  # n length 2·width
         router = Router(("a",), torch.device("cpu"), False)
         router.active = Route(("a",))
-        prefixes = _attention.Prefixes(router, (0,), 1, 2, site=None, part="")  # type: ignore[arg-type]
+        prefixes = _attention.Prefixes(router, (0,), 1, 2, part="")
         prefixes.banks.append(_attention.Placed(derived, None))
         setattr(module, _attention.ATTRIBUTE, prefixes)
     query, key, value = tensor([[[[1, 0]]]]), tensor([[[[1, 0], [0, 1]]]]), tensor([[[[1, 0], [0, 2]]]])

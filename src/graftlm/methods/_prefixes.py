@@ -1,26 +1,17 @@
-"""What methods with prefixes share: the MLP that makes one, its two forms, and starts from given words."""
+"""What methods with prefixes share: the two forms of one, and starts from given words."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from graftlm.core.errors import UserError
-from graftlm.sites import Attention, Param, Past, Sites, Tensors, kaiming_uniform, normal, recorded, uniform, zeros
+from graftlm.methods._reparametrised import as_it_is, through_mlp
+from graftlm.sites import Act, Param, Past, Sites, kaiming_uniform, normal, recorded, uniform, zeros
 
 STEPS, RATE = 500, 1e-4  # of Adam, as Li & Liang regress an MLP onto activations
-
-
-def through_mlp(p: Tensors) -> Tensor:
-    """embedding (n L d), W₁ (n k d), W₂ (n 2Nd k) -> (n L 2Nd)."""
-    inside = torch.tanh(torch.baddbmm(p["in_bias"][:, None], p["embedding"], p["in_weight"].mT))  # n L k
-    return torch.baddbmm(p["out_bias"][:, None], inside, p["out_weight"].mT)
-
-
-def as_it_is(p: Tensors) -> Tensor:
-    return p["values"]
 
 
 def direct(shape: tuple[int, int], *, std: float | None) -> dict[str, Param]:
@@ -51,30 +42,33 @@ def mlp(shape: tuple[int, int], d: int, k: int, *, std: float | None) -> dict[st
     }
 
 
-def shape_of(attentions: list[Attention], length: int) -> tuple[int, int]:
-    """(L, 2Nd) of a prefix for some attentions; d is the width of their keys."""
-    return length, 2 * len(attentions) * attentions[0].heads * attentions[0].head_width
-
-
-def past(
+def deep(
     sites: Sites,
-    part: str,
-    params: Mapping[str, Param],
     *,
     length: int,
+    reparametrisation: Literal["mlp", "none"],
+    hidden: int,
+    std: float | None,
     position_shift: bool,
     dropout: float,
-) -> Past:
-    """A prefix at every attention of a part, made as its tensors say; cross attention has no positions to move."""
-    moves = position_shift and part != "cross" and sites.positions is not None
-    return Past(
-        params=params,
-        derive=as_it_is if "values" in params else through_mlp,
-        length=length,
-        attentions=sites.attentions(part),
-        position_shift=length if moves else 0,
-        dropout=dropout,
-    )
+    words: list[int] | None = None,
+) -> list[Act]:
+    """A prefix for each part of the model, at every attention of it; cross attention has no positions to move.
+
+    `std` is that of the initial values, as in `direct` and `mlp`; `words` are ids to start from instead.
+    """
+    found: list[Act] = []
+    for part in sites.parts:
+        attentions = sites.attentions(part)
+        d = attentions[0].heads * attentions[0].head_width
+        shape = length, 2 * len(attentions) * d
+        params = direct(shape, std=std) if reparametrisation == "none" else mlp(shape, d, hidden, std=std)
+        if words is not None:
+            params = from_words(params, sites, part, words)
+        moves = position_shift and part != "cross" and sites.positions is not None
+        derive = as_it_is if reparametrisation == "none" else through_mlp
+        found.append(Past(params, derive, length, attentions, length if moves else 0, dropout))
+    return found
 
 
 def ids_of(text: str, sites: Sites, length: int) -> list[int]:

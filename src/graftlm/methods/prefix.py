@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig, needs_table
 from graftlm.methods._peft_prompts import PREFIX_WORDS
-from graftlm.methods._prefixes import direct, from_words, ids_of, mlp, past, shape_of
+from graftlm.methods._prefixes import deep, ids_of
 from graftlm.sites import Act, Sites
 
 PAPER = "Li & Liang 2021"
@@ -52,23 +52,13 @@ def acts(config: PrefixConfig, sites: Sites) -> Sequence[Act]:
     if config.text and config.init != "text":
         raise UserError(f'method.text = "{config.text}" needs method.init = text, but it is {config.init}')
     ids = ids_of(config.text, sites, config.length) if config.init == "text" else None
-    found: list[Act] = []
-    for part in sites.parts:
-        attentions = sites.attentions(part)
-        shape, d = shape_of(attentions, config.length), attentions[0].heads * attentions[0].head_width
-        params = (
-            direct(shape, std=None) if config.reparametrisation == "none" else mlp(shape, d, config.hidden, std=None)
-        )
-        if ids is not None:
-            params = from_words(params, sites, part, ids)
-        found.append(
-            past(
-                sites,
-                part,
-                params,
-                length=config.length,
-                position_shift=config.position_shift,
-                dropout=config.dropout,
-            )
-        )
-    return found
+    return deep(
+        sites,
+        length=config.length,
+        reparametrisation=config.reparametrisation,
+        hidden=config.hidden,
+        std=None,
+        position_shift=config.position_shift,
+        dropout=config.dropout,
+        words=ids,
+    )

@@ -16,6 +16,7 @@ from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
 from graftlm.methods._peft_prompts import PROMPT_WORDS
 from graftlm.methods._prompts import shift_of
+from graftlm.methods._reparametrised import as_it_is, through_mlp
 from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, uniform
 
 PAPER = "Lester et al. 2021"
@@ -45,16 +46,6 @@ class PromptTuningConfig(MethodConfig):
     position_shift: bool = True
     reparametrisation: Literal["none", "mlp", "residual"] = "none"
     hidden: PositiveInt = 512
-
-
-def as_it_is(p: Tensors) -> Tensor:
-    return p["values"]
-
-
-def through_mlp(p: Tensors) -> Tensor:
-    """embedding (n L d), W₁ (n k d), W₂ (n d k) -> (n L d)."""
-    inside = torch.tanh(torch.baddbmm(p["in_bias"][:, None], p["embedding"], p["in_weight"].mT))  # n L k
-    return torch.baddbmm(p["out_bias"][:, None], inside, p["out_weight"].mT)
 
 
 def around_mlp(p: Tensors) -> Tensor:

@@ -17,6 +17,7 @@ from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig
 from graftlm.methods._peft_prompts import PTUNING_WORDS
 from graftlm.methods._prompts import shift_of
+from graftlm.methods._reparametrised import as_it_is
 from graftlm.sites import Act, Param, Sites, Tensors, Tokens, kaiming_uniform, normal
 
 PAPER = "Liu et al. 2021a"
@@ -37,11 +38,7 @@ class PtuningConfig(MethodConfig):
     position_shift: bool = True
 
 
-def as_it_is(p: Tensors) -> Tensor:
-    return p["values"]
-
-
-def through_mlp(p: Tensors) -> Tensor:
+def through_relu(p: Tensors) -> Tensor:
     """embedding (n L d), W₁ (n h d), W₂ (n d h) -> (n L d)."""
     inside = torch.relu(torch.baddbmm(p["in_bias"][:, None], p["embedding"], p["in_weight"].mT))  # n L h
     return torch.baddbmm(p["out_bias"][:, None], inside, p["out_weight"].mT)
@@ -51,7 +48,7 @@ def through_lstm(p: Tensors) -> Tensor:
     """embedding (n L d) -> (n L d), by way of `lstm_layer` twice, W₁ (n d 2h) and W₂ (n d d)."""
     x = lstm_layer(p["embedding"], p, "0")
     x = lstm_layer(x, p, "1")  # n L 2h
-    return through_mlp({**p, "embedding": x, "in_weight": p["in_weight"].flatten(2)})
+    return through_relu({**p, "embedding": x, "in_weight": p["in_weight"].flatten(2)})
 
 
 def lstm_layer(x: Tensor, p: Tensors, layer: str) -> Tensor:
@@ -90,7 +87,7 @@ def acts(config: PtuningConfig, sites: Sites) -> Sequence[Act]:
         return [Tokens({"values": normal(config.length, d, std=1)}, as_it_is, config.length, shift)]
     params = {"embedding": normal(config.length, d, std=1)}
     if config.encoder == "mlp":
-        return [Tokens(params | _mlp(config.hidden or d, d), through_mlp, config.length, shift)]
+        return [Tokens(params | _mlp(config.hidden or d, d), through_relu, config.length, shift)]
     if config.hidden is None and d % 2:
         raise UserError(f'"{sites.family}" has words of the odd width {d}, of which d / 2 is none; give method.hidden')
     h = config.hidden or d // 2

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from graftlm.methods._method import MethodConfig, needs_table
 from graftlm.methods._peft_prompts import PREFIX_WORDS
-from graftlm.methods._prefixes import direct, mlp, past, shape_of
+from graftlm.methods._prefixes import deep
 from graftlm.sites import Act, Sites
 
 PAPER = "Liu et al. 2021b"
@@ -41,19 +41,12 @@ def kept(config: PtuningV2Config) -> PtuningV2Config:
 
 def acts(config: PtuningV2Config, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
-    found: list[Act] = []
-    for part in sites.parts:
-        attentions = sites.attentions(part)
-        shape, d = shape_of(attentions, config.length), attentions[0].heads * attentions[0].head_width
-        params = direct(shape, std=STD) if config.reparametrisation == "none" else mlp(shape, d, config.hidden, std=STD)
-        found.append(
-            past(
-                sites,
-                part,
-                params,
-                length=config.length,
-                position_shift=config.position_shift,
-                dropout=config.dropout,
-            )
-        )
-    return found
+    return deep(
+        sites,
+        length=config.length,
+        reparametrisation=config.reparametrisation,
+        hidden=config.hidden,
+        std=STD,
+        position_shift=config.position_shift,
+        dropout=config.dropout,
+    )

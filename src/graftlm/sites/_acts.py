@@ -90,9 +90,7 @@ class Past:
     """Extra keys and values at every attention of one part of the backbone.
 
     `derive` makes the prefixes (n, length, layers · 2 · heads · head width), key then value in each layer, from the
-    runs' tensors, once a forward pass. Real tokens' positions move by `position_shift`. `gate` scales a layer's keys
-    and values: it takes the pooling view of the layer's input, the tensors that `derive` does, and the layer's
-    number, and gives (rows 1 1).
+    runs' tensors, once a forward pass. Real tokens' positions move by `position_shift`.
     """
 
     params: Mapping[str, Param]
@@ -101,8 +99,6 @@ class Past:
     attentions: Sequence[Attention]
     position_shift: int = 0
     dropout: float = 0.0
-    gate: "Callable[[View, Tensors, int], Tensor] | None" = None
-    stored: tuple[str, ...] = ()
 
     @property
     def part(self) -> str:

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from graftlm.core.errors import UserError
 from graftlm.sites._acts import Act, Branch, Param, Past, Select, Tokens
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import salt
 from graftlm.sites._merge import merged_weights
+from graftlm.sites._modes import Modes
 from graftlm.sites._placing import Placing
 from graftlm.sites._route import Route
 from graftlm.sites._router import Router
@@ -48,10 +48,9 @@ class Attached(nn.Module):
         self.banks = nn.ModuleList()
         self._views: dict[str, dict[str, nn.Parameter]] = {run: {} for run in self.runs}
         self._tensors: dict[str, dict[str, Tensor]] = {run: {} for run in self.runs}
-        self._modes = {name: module.training for name, module in self.base.named_modules()}
+        self._modes = Modes(self.base)
         self._flags = {name: value.requires_grad for name, value in self.base.named_parameters()}
         self._originals: dict[str, Tensor] = {}
-        self._silenced: list[tuple[nn.Module, str, float]] = []
         self._placing = Placing(sites, self.router)
         self.base.requires_grad_(False)
         self._build()
@@ -86,9 +85,6 @@ class Attached(nn.Module):
                 groups.setdefault(key, {})[run] = act
         for members in groups.values():
             self._place(members)
-        for bank in self.banks:
-            assert isinstance(bank, Bank)
-            self.router.memberships.add(bank.runs)
 
     def add_bank(
         self,
@@ -131,9 +127,7 @@ class Attached(nn.Module):
             self._placing.branch(bank, first, rate, place)
         else:
             self._placing.derived(bank, members, rate)  # pyright: ignore[reportArgumentType]
-            if isinstance(first, Past) and first.gate is not None:
-                self.router.whole_text |= dict.fromkeys(members, "has gates that read")
-            elif isinstance(first, Tokens) and first.from_input is not None and not self.sites.encoder_decoder:
+            if isinstance(first, Tokens) and first.from_input is not None and not self.sites.encoder_decoder:
                 self.router.whole_text |= dict.fromkeys(members, "makes its prompt from")
 
     def _select(self, run: str, name: str) -> None:
@@ -182,24 +176,8 @@ class Attached(nn.Module):
         self.router.training = mode
         for bank in self.banks:
             bank.forget()  # pyright: ignore[reportCallIssue]
-        for module in self.base.modules():
-            module.training = mode and (_checkpoints(module) or self._drops(module))
-        self._drop_inside(not mode or self._base_dropout)
+        self._modes.train(mode, self._base_dropout)
         return self
-
-    def _drop_inside(self, on: bool) -> None:
-        """A layer that is checkpointed is in training mode, and some drop by numbers of their own, not by modules."""
-        for module, name, rate in self._silenced:
-            setattr(module, name, rate)
-        self._silenced.clear()
-        if on:
-            return
-        for module in filter(_checkpoints, self.base.modules()):
-            for name, rate in vars(module).items():
-                if name.endswith("dropout") and isinstance(rate, float):
-                    self._silenced.append((module, name, rate))
-        for module, name, _ in self._silenced:
-            setattr(module, name, 0.0)
 
     def base_dropout(self, on: bool) -> None:
         """Lets a single run train with the base's own dropout too, which draws from torch's global generator."""
@@ -207,12 +185,6 @@ class Attached(nn.Module):
             raise UserError("base_dropout is for a single run: the base's dropout is shared by all rows")
         self._base_dropout = on
         self.train(self.training)
-
-    def _drops(self, module: nn.Module) -> bool:
-        if not self._base_dropout:
-            return False
-        holds = any(isinstance(child, nn.Dropout) for child in module.children())
-        return isinstance(module, nn.Dropout) or holds or type(module).__name__.endswith("Attention")
 
     def parameters_of(self, run: str) -> dict[str, nn.Parameter]:
         """A run's own trainable tensors by name; their `.grad` is filled after each backward pass."""
@@ -255,8 +227,7 @@ class Attached(nn.Module):
             elif isinstance(act, Tokens) and act.from_input is not None:
                 made = None
             else:
-                values = act.derive({name: value[None] for name, value in own.items()})[0]
-                made = {"values": values} | {name: own[name] for name in getattr(act, "stored", ())}
+                made = {"values": act.derive({name: value[None] for name, value in own.items()})[0]}
             if made is not None:
                 for name in act.params:
                     out.pop(f"{place}.{name}", None)
@@ -298,7 +269,6 @@ class Attached(nn.Module):
     @torch.no_grad()
     def detach(self) -> nn.Module:
         """Puts the same module objects, bits, modes and gradient flags back, and gives the base."""
-        self._drop_inside(True)
         self._placing.undo()
         for name, value in self._originals.items():
             parameter = self.base.get_parameter(name)
@@ -306,13 +276,8 @@ class Attached(nn.Module):
             parameter.grad = None
         for name, value in self.base.named_parameters():
             value.requires_grad_(self._flags[name])
-        for name, module in self.base.named_modules():
-            module.training = self._modes[name]
+        self._modes.give_back()
         return self.base
-
-
-def _checkpoints(module: nn.Module) -> bool:
-    return isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
 
 
 class _Scope:
@@ -340,5 +305,5 @@ def _group(act: Branch | Past | Tokens) -> tuple[Any, ...]:
     if isinstance(act, Branch):
         return (kind, _place(act), act.site.module, act.where, act.forward, names, tuple(act.constants))
     if isinstance(act, Past):
-        return (kind, _place(act), act.derive, act.gate, names)
+        return (kind, _place(act), act.derive, names)
     return (kind, _place(act), act.derive, act.from_input, act.alike, names)

@@ -18,8 +18,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from graftlm.sites._dropout import keyed_dropout, salt
 from graftlm.sites._route import Chunk
 from graftlm.sites._router import Derived, Router
-from graftlm.sites._site import Site
-from graftlm.sites._view import Kept, View, by_run
 
 NAME = "graftlm"
 ATTRIBUTE = "graftlm_prefixes"
@@ -28,28 +26,24 @@ RECORDER = "graftlm_recorder"
 
 @dataclass
 class Placed:
-    """A bank of prefixes at an attention module: its dropout, and the gates on them."""
+    """A bank of prefixes at an attention module, and its dropout."""
 
     derived: Derived
     rate: Tensor | None
-    gate: Callable[[View, dict[str, Tensor], int], Tensor] | None = None
 
 
 @dataclass
 class Prefixes:
     """What an attention module needs to find its part of the prefixes.
 
-    `layers` are the layers that it is, one for each of its calls in a forward pass; `entry` keeps the hidden states
-    that it reads, and `site` is where they come in.
+    `layers` are the layers that it is, one for each of its calls in a forward pass.
     """
 
     router: Router
     layers: tuple[int, ...]
     heads: int
     head_width: int
-    site: Site
     part: str
-    entry: Kept | None = None
     banks: list[Placed] = field(default_factory=list)
 
     def chunks(self) -> list[tuple[Chunk, Placed]]:
@@ -78,23 +72,9 @@ class Prefixes:
             keys = self.router.row_keys(chunk)
             name = f"prefix.{self.part}{layer}"
             pair = keyed_dropout(pair, keys, places, salt(name), chunk.spread(placed.rate, rows))
-        if placed.gate is not None:
-            pair = pair * self._gate(chunk, placed, layer)
         heads = pair.to(like.dtype).unflatten(-1, (2, self.heads, self.head_width))  # rows length 2 heads width
         key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
-
-    def _gate(self, chunk: Chunk, placed: Placed, layer: int) -> Tensor:
-        """(rows 1 1), from the hidden states that the attention reads."""
-        assert placed.gate is not None
-        assert self.entry is not None
-        assert self.entry.value is not None
-        x = by_run(self.entry.value, chunk, self.router)
-        view = View(self.site, nn.Identity(), chunk, self.router, input=self.entry.value, y=x)
-        dtype = None if torch.is_autocast_enabled(x.device.type) else x.dtype
-        g = placed.gate(view, placed.derived.bank.take(chunk, dtype), layer)  # n b 1
-        self.router.note(f"{self.part + '.' if self.part else ''}{layer}.prefix", g)
-        return g.reshape(-1, 1, 1)
 
 
 def attend(
@@ -177,6 +157,23 @@ def _extended(
 
 def _some_rows(values: Tensor | None, rows: slice) -> Tensor | None:
     return values if values is None or values.shape[0] == 1 else values[rows]
+
+
+def take_over(model: nn.Module) -> list[tuple[Any, str]]:
+    """Has all attention of a model run through `attend`; gives what `give_back` needs.
+
+    Each stack of an encoder-decoder has a config of its own, which says how its attention runs.
+    """
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    for config, _ in before:
+        config._attn_implementation = NAME
+    return before
+
+
+def give_back(before: list[tuple[Any, str]]) -> None:
+    for config, implementation in before:
+        config._attn_implementation = implementation
 
 
 AttentionInterface.register(NAME, attend)

@@ -55,7 +55,7 @@ class Placing:
         for run, act in acts.items():
             self._shift(run, act)
         if isinstance(first, Past):
-            self._prefix(_attention.Placed(made, rate, first.gate), first)
+            self._prefix(_attention.Placed(made, rate), first)
         else:
             made.from_input = first.from_input
             self._embedding_host().tables.append(made)
@@ -116,27 +116,12 @@ class Placing:
             module = self.base.get_submodule(path)
             prefixes = getattr(module, _attention.ATTRIBUTE, None)
             if prefixes is None:
-                prefixes = self._prefixes(attentions)
+                one, layers = attentions[0], tuple(attention.layer for attention in attentions)
+                prefixes = _attention.Prefixes(self.router, layers, one.heads, one.head_width, one.part)
                 setattr(module, _attention.ATTRIBUTE, prefixes)
-            if placed.gate is not None:
-                prefixes.entry = self._kept(attentions[0].entry)
             prefixes.banks.append(placed)
-        self._use_ours()
-
-    def _prefixes(self, attentions: list[Attention]) -> _attention.Prefixes:
-        first = attentions[0]
-        site = next(site for site in self.sites.all if site.module == first.entry)
-        layers = tuple(attention.layer for attention in attentions)
-        return _attention.Prefixes(self.router, layers, first.heads, first.head_width, site, first.part)
-
-    def _use_ours(self) -> None:
-        """Each stack of an encoder-decoder has a config of its own, which says how its attention runs."""
-        if self._implementations:
-            return
-        configs = {id(config): config for module in self.base.modules() if (config := getattr(module, "config", None))}
-        self._implementations = [(config, config._attn_implementation) for config in configs.values()]
-        for config in configs.values():
-            config._attn_implementation = _attention.NAME
+        if not self._implementations:
+            self._implementations = _attention.take_over(self.base)
 
     def undo(self) -> None:
         for hook in self._hooks:
@@ -146,5 +131,4 @@ class Placing:
         for module in self.base.modules():
             if hasattr(module, _attention.ATTRIBUTE):
                 delattr(module, _attention.ATTRIBUTE)
-        for config, implementation in self._implementations:
-            config._attn_implementation = implementation
+        _attention.give_back(self._implementations)

@@ -35,12 +35,9 @@ def recorded(sites: Sites, part: str, ids: Sequence[int]) -> Tensor:
 @contextmanager
 def _recording(backbone: nn.Module, into: dict[nn.Module, list[Tensor]]) -> Iterator[None]:
     """Attention runs through our interface and in eval mode, and its keys and values go `into` a list a module."""
-    configs = {id(config): config for module in backbone.modules() if (config := getattr(module, "config", None))}
-    implementations = [(config, config._attn_implementation) for config in configs.values()]
     modes = [(module, module.training) for module in backbone.modules()]
+    implementations = _attention.take_over(backbone)
     try:
-        for config in configs.values():
-            config._attn_implementation = _attention.NAME
         for module, own in into.items():
             setattr(module, _attention.RECORDER, _recorder(own))
         for module, _ in modes:
@@ -52,8 +49,7 @@ def _recording(backbone: nn.Module, into: dict[nn.Module, list[Tensor]]) -> Iter
                 delattr(module, _attention.RECORDER)
         for module, mode in modes:
             module.training = mode
-        for config, implementation in implementations:
-            config._attn_implementation = implementation
+        _attention.give_back(implementations)
 
 
 def _recorder(into: list[Tensor]) -> Callable[[Tensor, Tensor], None]:

@@ -46,7 +46,6 @@ class Router:
     memberships: set[tuple[str, ...]] = field(default_factory=set)
     whole_text: dict[str, str] = field(default_factory=dict)
     calls: dict[int, int] = field(default_factory=dict)
-    seen: dict[str, Tensor] | None = None
 
     def choose(self, route: Route | None) -> None:
         """Puts a route in force, with its plans made, so that a compiled step only reads them."""
@@ -131,11 +130,6 @@ class Router:
         place = self.calls.get(id(module), 0)
         self.calls[id(module)] = place + 1
         return place
-
-    def note(self, name: str, values: Tensor) -> None:
-        """Records values (n b 1) under a name, where they are wanted (`seen` is a dict)."""
-        if self.seen is not None:
-            self.seen[name] = values.detach().float().flatten().cpu()
 
     def _fitted(self, tokens: Tensor) -> Route | None:
         route = self.route

@@ -75,14 +75,12 @@ class Site:
 class Attention:
     """One attention of one layer: its module, its place among the module's calls, and the shape of keys and values.
 
-    `part` is "" in a model of one stack, else "encoder", "decoder" or "cross". `entry` is the path of the layer whose
-    input is the hidden states that the attention reads.
+    `part` is "" in a model of one stack, else "encoder", "decoder" or "cross".
     """
 
     part: str
     layer: int
     module: str
-    entry: str
     heads: int
     head_width: int
 

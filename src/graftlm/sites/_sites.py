@@ -8,30 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from graftlm.core import registry
 from graftlm.core.errors import UserError, unknown
-from graftlm.sites._site import Attention, Site, is_linear, is_norm, layer_site
-from graftlm.sites._table import ROLES, SPANS, STACKS, Architecture, Fused, Head, Span, Stack
+from graftlm.sites._finding import architecture_of, backbone_of, blocks_of, by_structure, by_table
+from graftlm.sites._site import Attention, Site, layer_site
+from graftlm.sites._table import ROLES, SPANS, STACKS, Head
 from graftlm.sites._view import frozen_weight
-
-PACKAGE = "graftlm.sites.architectures"
-
-
-def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
-    """The model without its head, and the path prefix ("" or "bert.") under which it lies."""
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    inner = getattr(model, prefix, None) if prefix else None
-    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
-
-
-def architecture_of(model_type: str, config: Any) -> Architecture | None:
-    """The table of a family (which may depend on its config), or None where there is none."""
-    name = model_type.replace("_", "-")
-    if name not in registry.modules(PACKAGE):
-        return None
-    module = registry.load(PACKAGE, "architecture", name)
-    made = getattr(module, "architecture", None)
-    return module.ARCHITECTURE if made is None else made(config)
 
 
 class Sites:
@@ -114,7 +95,11 @@ class Sites:
     @cached_property
     def all(self) -> tuple[Site, ...]:
         """Every site of the model, in the order of the model, layers first to last, then spans."""
-        return tuple(self._by_table(self.table) if self.table else self._by_structure())
+        modules = dict(self.model.named_modules())
+        if self.table is None:
+            return tuple(by_structure(modules, self.blocks))
+        width = int(self.config.get_text_config().hidden_size)
+        return tuple(by_table(self.table, modules, self.stacks, self.prefix, width))
 
     def with_roles(self, roles: Iterable[str]) -> list[Site]:
         """The sites of some roles; a role that this model lacks is refused by name."""
@@ -191,18 +176,16 @@ class Sites:
         assert self.table is not None
         name = "decoder" if part == "cross" else part
         stack = self.table.stacks[name]
-        path, query = (stack.cross, "cross.query") if part == "cross" else (stack.attention, "attention.query")
+        path = stack.cross if part == "cross" else stack.attention
         text = self.config.get_text_config()
         heads = getattr(text, f"{name}_attention_heads", None) or text.num_attention_heads
         width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None) or text.hidden_size // heads
-        entry = stack.layer[query]
         blocks = self.stacks[name]
         return [
             Attention(
                 part,
                 layer,
                 f"{blocks[block]}.{path}",
-                f"{blocks[block]}.{entry.module if isinstance(entry, Fused) else entry}",
                 getattr(text, "num_key_value_heads", None) or heads,
                 width,
             )
@@ -256,72 +239,12 @@ class Sites:
     @cached_property
     def stacks(self) -> dict[str, list[str]]:
         """The paths of the repeated blocks of each stack, first to last."""
-        if self.table is None:
-            return {"": self._repeated()}
-        found: dict[str, list[str]] = {}
-        for name, stack in self.table.stacks.items():
-            blocks = self.backbone.get_submodule(stack.blocks)
-            found[name] = [f"{self.prefix}{stack.blocks}.{index}" for index in range(len(list(blocks.children())))]
-        return found
+        return blocks_of(self.table, self.backbone, self.prefix)
 
     @property
     def blocks(self) -> list[str]:
         """The paths of all repeated blocks, the encoder's before the decoder's."""
         return [path for paths in self.stacks.values() for path in paths]
-
-    def _repeated(self) -> list[str]:
-        longest: list[str] = []
-        for path, module in self.backbone.named_modules():
-            if isinstance(module, nn.ModuleList) and len(module) > len(longest):
-                kinds = {type(child) for child in module}
-                if len(kinds) == 1 and any(is_linear(inner) for inner in module.modules()):
-                    longest = [f"{self.prefix}{path}.{index}" for index in range(len(module))]
-        return longest
-
-    def _by_table(self, table: Architecture) -> Iterable[Site]:
-        modules = dict(self.model.named_modules())
-        for name, stack in table.stacks.items():
-            before = {role: path for role, path in stack.model.items() if role.startswith(("embedding", "norm.emb"))}
-            after = {role: path for role, path in stack.model.items() if role not in before}
-            yield from self._around(name, before, modules)
-            yield from self._inside(name, stack, modules)
-            yield from self._around(name, after, modules)
-        for path in table.lm_heads:
-            if path in modules:
-                yield layer_site("lm_head", None, path, modules[path])
-                break
-        for name, stack in table.stacks.items():
-            for index, block in enumerate(self.stacks[name]):
-                for role, span in stack.spans.items():
-                    full = Span(
-                        entry=f"{block}.{span.entry}",
-                        exit=f"{block}.{span.exit}",
-                        residual=f"{block}.{span.residual}",
-                        norm=f"{block}.{span.norm}" if span.norm else None,
-                    )
-                    width = int(self.config.get_text_config().hidden_size)
-                    yield Site(role, index, full.exit, "span", width, width, False, span=full, stack=name)
-
-    def _around(self, stack: str, paths: dict[str, str], modules: dict[str, nn.Module]) -> Iterable[Site]:
-        for role, path in paths.items():
-            if self.prefix + path in modules:
-                yield layer_site(role, None, self.prefix + path, modules[self.prefix + path], stack=stack)
-
-    def _inside(self, name: str, stack: Stack, modules: dict[str, nn.Module]) -> Iterable[Site]:
-        for index, block in enumerate(self.stacks[name]):
-            for role, place in stack.layer.items():
-                fused = place if isinstance(place, Fused) else None
-                path = f"{block}.{fused.module if fused else place}"
-                if getattr(modules.get(path), "weight", None) is not None:  # a norm may be left out of a layer
-                    yield layer_site(role, index, path, modules[path], fused, name)
-
-    def _by_structure(self) -> Iterable[Site]:
-        """Linear and norm layers inside the longest list of equal blocks; a role is the module's own name."""
-        modules = dict(self.model.named_modules())
-        for index, block in enumerate(self.blocks):
-            for path, module in modules[block].named_modules():
-                if is_linear(module) or is_norm(module):
-                    yield layer_site(path, index, f"{block}.{path}", module)
 
 
 def is_role(word: str) -> bool:

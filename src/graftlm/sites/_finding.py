@@ -1,0 +1,100 @@
+"""Finding sites: what a family's table says of one model, or without a table what the model's structure shows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from graftlm.core import registry
+from graftlm.sites._site import Site, is_linear, is_norm, layer_site
+from graftlm.sites._table import Architecture, Fused, Span, Stack
+
+PACKAGE = "graftlm.sites.architectures"
+Modules = Mapping[str, nn.Module]
+
+
+def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
+    """The model without its head, and the path prefix ("" or "bert.") under which it lies."""
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    inner = getattr(model, prefix, None) if prefix else None
+    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
+
+
+def architecture_of(model_type: str, config: Any) -> Architecture | None:
+    """The table of a family (which may depend on its config), or None where there is none."""
+    name = model_type.replace("_", "-")
+    if name not in registry.modules(PACKAGE):
+        return None
+    module = registry.load(PACKAGE, "architecture", name)
+    made = getattr(module, "architecture", None)
+    return module.ARCHITECTURE if made is None else made(config)
+
+
+def blocks_of(table: Architecture | None, backbone: nn.Module, prefix: str) -> dict[str, list[str]]:
+    """The paths of the repeated blocks of each stack, first to last; by structure the longest list of equal blocks."""
+    if table is None:
+        return {"": [f"{prefix}{path}" for path in _repeated(backbone)]}
+    found: dict[str, list[str]] = {}
+    for name, stack in table.stacks.items():
+        blocks = list(backbone.get_submodule(stack.blocks).children())
+        found[name] = [f"{prefix}{stack.blocks}.{index}" for index in range(len(blocks))]
+    return found
+
+
+def _repeated(backbone: nn.Module) -> list[str]:
+    longest: list[str] = []
+    for path, module in backbone.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) > len(longest):
+            kinds = {type(child) for child in module}
+            if len(kinds) == 1 and any(is_linear(inner) for inner in module.modules()):
+                longest = [f"{path}.{index}" for index in range(len(module))]
+    return longest
+
+
+def by_table(
+    table: Architecture, modules: Modules, stacks: Mapping[str, Sequence[str]], prefix: str, width: int
+) -> Iterable[Site]:
+    """The sites of a model with a table, in the order of the model, layers first to last, then spans of `width`."""
+    for name, stack in table.stacks.items():
+        before = {role: path for role, path in stack.model.items() if role.startswith(("embedding", "norm.emb"))}
+        after = {role: path for role, path in stack.model.items() if role not in before}
+        yield from _around(name, before, modules, prefix)
+        yield from _inside(name, stack, stacks[name], modules)
+        yield from _around(name, after, modules, prefix)
+    for path in table.lm_heads:
+        if path in modules:
+            yield layer_site("lm_head", None, path, modules[path])
+            break
+    for name, stack in table.stacks.items():
+        for index, block in enumerate(stacks[name]):
+            for role, span in stack.spans.items():
+                full = Span(
+                    entry=f"{block}.{span.entry}",
+                    exit=f"{block}.{span.exit}",
+                    residual=f"{block}.{span.residual}",
+                    norm=f"{block}.{span.norm}" if span.norm else None,
+                )
+                yield Site(role, index, full.exit, "span", width, width, False, span=full, stack=name)
+
+
+def _around(stack: str, paths: Mapping[str, str], modules: Modules, prefix: str) -> Iterable[Site]:
+    for role, path in paths.items():
+        if prefix + path in modules:
+            yield layer_site(role, None, prefix + path, modules[prefix + path], stack=stack)
+
+
+def _inside(name: str, stack: Stack, blocks: Sequence[str], modules: Modules) -> Iterable[Site]:
+    for index, block in enumerate(blocks):
+        for role, place in stack.layer.items():
+            fused = place if isinstance(place, Fused) else None
+            path = f"{block}.{fused.module if fused else place}"
+            if getattr(modules.get(path), "weight", None) is not None:  # a norm may be left out of a layer
+                yield layer_site(role, index, path, modules[path], fused, name)
+
+
+def by_structure(modules: Modules, blocks: Sequence[str]) -> Iterable[Site]:
+    """Linear and norm layers inside the repeated blocks; a role is the module's own name."""
+    for index, block in enumerate(blocks):
+        for path, module in modules[block].named_modules():
+            if is_linear(module) or is_norm(module):
+                yield layer_site(path, index, f"{block}.{path}", module)
