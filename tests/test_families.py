@@ -37,15 +37,46 @@ def test_peft_and_plain_transformers_give_the_logits_of_a_run(family: str, tmp_p
     assert (alone(merged) - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt-neox", "phi3", "modernbert"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neox", "phi3", "opt", "modernbert"])
 def test_plain_transformers_gives_the_logits_of_a_merged_run_whose_layers_are_fused(
     family: str, tmp_path: Path
 ) -> None:
-    model = saved(tiny.model(family), tmp_path / "base")
+    model = saved(tiny.model(family, pad_token_id=0), tmp_path / "base")
     expected = trained(model, tmp_path)
     graftlm.merge(tmp_path / "run", tmp_path / "merged")
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     assert (alone(merged) - expected).abs().max() < 1e-4
+
+
+def test_strength_scales_what_a_run_adds(tmp_path: Path) -> None:
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    whole = trained(model, tmp_path)
+    examples = [Example(text) for text in TEXTS]
+    assert torch.equal(graftlm.load(tmp_path / "run", strength=1.0).logits(examples), whole)
+    for strength in (0.0, 0.5):
+        found = graftlm.load(tmp_path / "run", strength=strength).logits(examples)
+        less = graftlm.load(tmp_path / "run")
+        for name, tensor in less.model.attached.parameters_of("run").items():
+            if name.endswith(".up"):
+                tensor.data.mul_(strength)  # LoRA's change is linear in it
+        assert torch.allclose(found, less.logits(examples), atol=1e-6)
+        assert not torch.allclose(found, whole, atol=1e-4)
+
+
+def test_a_run_that_adds_nothing_to_layers_has_no_strength(tmp_path: Path) -> None:
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    data = {"path": write(tmp_path / "rows.jsonl", rows(40)), "split": {"train": 0.6, "validation": 0.4}}
+    graftlm.fit(model=model, data=data, method="prefix", out=tmp_path / "run", training={"max_steps": 1})
+    with pytest.raises(UserError, match="has no strength: a prefix cannot be scaled"):
+        graftlm.load(tmp_path / "run", strength=0.5)
+
+
+def test_checkpointing_is_refused_where_the_family_has_none(tmp_path: Path) -> None:
+    model = saved(tiny.model("albert"), tmp_path / "base")
+    data = {"path": write(tmp_path / "rows.jsonl", rows(40)), "split": {"train": 0.6, "validation": 0.4}}
+    with pytest.raises(UserError, match='gradient_checkpointing = true, but Transformers has none for "albert"'):
+        graftlm.fit(model=model, data=data, out=tmp_path / "run", training={"gradient_checkpointing": True})
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])

@@ -72,7 +72,8 @@ CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "ForConditionalGeneration",
         {"d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 2}
         | {"decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "scale_embedding": True}
-        | {"max_position_embeddings": POSITIONS, "decoder_start_token_id": 2, "pad_token_id": 1},
+        | {"max_position_embeddings": POSITIONS, "decoder_start_token_id": 2, "pad_token_id": 1}
+        | {"forced_eos_token_id": None},
     ),
     "mpnet": ("MPNet", "MaskedLM", HIDDEN | {"pad_token_id": 1}),
     "gptj": (

@@ -61,9 +61,9 @@ def evaluate(
     return _evaluate.evaluate(run, DataConfig.parse(values, where="data."), split, reporter, **options)
 
 
-def load(run: str | Path, reporter: Reporter | None = None) -> Predictor:
-    """A finished run, ready to `predict(["a text", …])`."""
-    return _predict.load(run, reporter)
+def load(run: str | Path, reporter: Reporter | None = None, *, strength: float = 1.0) -> Predictor:
+    """A finished run, ready to `predict(["a text", …])`; `strength` scales what a method on layers adds."""
+    return _predict.load(run, reporter, strength=strength)
 
 
 def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Path:

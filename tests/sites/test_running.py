@@ -19,6 +19,7 @@ from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.sites import Attached, Sites, keyed_dropout, row_keys
 from tiny import (
     CAUSAL,
+    ENCODER_DECODER,
     TABLED,
     VOCABULARY,
     batch_of,
@@ -107,20 +108,26 @@ NEW = 5
 
 
 def generating(family: str) -> Attached:
-    attached = attach(model(family, lm=True), GENERATING)
+    relative = ("bare",) if family.startswith(("t5", "mt5")) else ()  # positions that nothing can move
+    attached = attach(model(family, lm=True), {run: GENERATING[run] for run in GENERATING if run not in relative})
     randomise_runs(attached, std=1.0)
     return attached
 
 
-def log_odds(attached: Attached, run: str | None, text: list[int]) -> Tensor:
+def log_odds(attached: Attached, run: str | None, text: list[int], new: list[int]) -> Tensor:
     """What one row, alone, without padding and without a cache, gives for the next token."""
-    return outputs(attached, [run], [text])[0][-1].log_softmax(-1)
+    if not attached.sites.encoder_decoder:
+        return outputs(attached, [run], [text + new])[0][-1].log_softmax(-1)
+    start = attached.sites.config.decoder_start_token_id
+    ids, given = torch.tensor([virtual(attached, run) + text]), torch.tensor([[start, *new]])
+    with attached.route([run]):
+        return attached(input_ids=ids, decoder_input_ids=given).logits[0, -1].log_softmax(-1)
 
 
 def greedily(attached: Attached, run: str | None, text: list[int]) -> list[int]:
     new: list[int] = []
     for _ in range(NEW):
-        new.append(int(log_odds(attached, run, text + new).argmax()))
+        new.append(int(log_odds(attached, run, text, new).argmax()))
     return new
 
 
@@ -131,29 +138,53 @@ def by_beams(attached: Attached, run: str | None, text: list[int], beams: int) -
         grown = [
             (score + float(odds), [*new, token])
             for score, new in kept
-            for token, odds in enumerate(log_odds(attached, run, text + new))
+            for token, odds in enumerate(log_odds(attached, run, text, new))
         ]
         kept = sorted(grown, key=lambda item: -item[0])[:beams]
     return kept[0][1]
 
 
+PAIRS = [[run, run] for run in GENERATING] + [["prompt", "prefix"], ["lora", None]]
+GENERATED = [
+    (family, names)
+    for family in (*CAUSAL, *ENCODER_DECODER)
+    for names in PAIRS
+    if names != ["bare", "bare"] or family not in ("t5", "t5-gated", "mt5")
+]
+
+
+def generated(
+    family: str, names: list[str | None], beams: int, **options: object
+) -> tuple[Attached, list[list[int]], list[list[int]]]:
+    """An attached model, two texts, and what `generate()` adds to each."""
+    attached = generating(family)
+    rows = [[5, 9, 14, 33, 8], [41, 7]]
+    side = "right" if family in ENCODER_DECODER else "left"
+    batch = padded([virtual(attached, name) + row for name, row in zip(names, rows, strict=True)], side)
+    with attached.route(names):
+        found = attached.base.generate(
+            **batch, max_new_tokens=NEW, do_sample=False, num_beams=beams, eos_token_id=VOCABULARY + 99, **options
+        )[:, -NEW:].tolist()
+    return attached, rows, found
+
+
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("names", [[run, run] for run in GENERATING] + [["prompt", "prefix"], ["lora", None]])
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize(("family", "names"), GENERATED)
 @torch.no_grad()
 def test_generate_gives_what_forward_passes_without_a_cache_give(
     family: str, names: list[str | None], beams: int
 ) -> None:
-    attached = generating(family)
-    rows = [[5, 9, 14, 33, 8], [41, 7]]
-    batch = padded([virtual(attached, name) + row for name, row in zip(names, rows, strict=True)], "left")
-    with attached.route(names):
-        found = attached.base.generate(
-            **batch, max_new_tokens=NEW, do_sample=False, num_beams=beams, eos_token_id=VOCABULARY + 99
-        )[:, -NEW:].tolist()
+    attached, rows, found = generated(family, names, beams)
     for name, row, new in zip(names, rows, found, strict=True):
         wanted = greedily(attached, name, row) if beams == 1 else by_beams(attached, name, row, beams)
         assert new == wanted
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+@torch.no_grad()
+def test_generate_gives_the_same_without_a_cache(family: str) -> None:
+    for names in (["prompt", "prefix"], ["lora", None]):
+        assert generated(family, names, 1)[2] == generated(family, names, 1, use_cache=False)[2]
 
 
 @pytest.mark.parametrize("family", [family for family in TABLED if family != "albert"])

@@ -21,7 +21,7 @@ def import_(
 ) -> None:
     """Read an adapter that PEFT wrote.
 
-    LORA, PROMPT_TUNING, P_TUNING and PREFIX_TUNING with a sequence classifier become runs like any other.
+    LORA, IA3, PROMPT_TUNING, P_TUNING and PREFIX_TUNING with a sequence classifier become runs like any other.
 
     \b
     Example:

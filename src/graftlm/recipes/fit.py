@@ -103,11 +103,16 @@ def _assemble(
     reporter: Reporter,
 ) -> tuple[TaskModel, methods.PeftForm | None]:
     set_seed(config.seed)
-    sites = Sites(base.model)
+    sites = Sites(base.model, base.tokenizer)
     if sites.notice:
         reporter.warn(sites.notice)
+    if config.training.gradient_checkpointing and sites.table is not None and not sites.table.checkpointing:
+        raise UserError(
+            f'gradient_checkpointing = true, but Transformers has none for "{sites.family}"; a smaller batch_size with '
+            "training.accumulation needs less memory too"
+        )
     form = method_form(method, sites)
-    selects = any(isinstance(act, Select) for act in methods.acts(method, Sites(base.model, base.tokenizer)))
+    selects = any(isinstance(act, Select) for act in methods.acts(method, sites))
     if config.training.precision == "bf16" and not selects:
         base.model.to(torch.bfloat16)
     base.model.to(device)  # pyright: ignore[reportArgumentType]

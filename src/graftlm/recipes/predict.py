@@ -63,8 +63,11 @@ class Predictor:
         return example
 
 
-def load(run: str | Path, reporter: Reporter | None = None) -> Predictor:
-    """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on."""
+def load(run: str | Path, reporter: Reporter | None = None, *, strength: float = 1.0) -> Predictor:
+    """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on.
+
+    `strength` scales what a method on layers adds to their outputs: 1 is as trained, 0 the bare base under the head.
+    """
     reporter = reporter or Silent()
     path = Path(run)
     card, base, method = opened(path)
@@ -73,6 +76,8 @@ def load(run: str | Path, reporter: Reporter | None = None) -> Predictor:
     model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
     whole = None if form is None else with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, whole))
+    if strength != 1:
+        model.attached.strengthen(RUN, strength)
     return Predictor(card, model)
 
 
