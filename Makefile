@@ -12,7 +12,7 @@ test: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest --cov --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=worksteal --cov --cov-fail-under=90
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
