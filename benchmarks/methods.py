@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--examples", type=int, default=1000, help="of train")
+    parser.add_argument("--validation", type=int, default=500, help="examples of validation")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--speed", action="store_true", help="compare training steps, train nothing")
@@ -65,6 +66,7 @@ def benchmark(options: argparse.Namespace) -> int:
     known = facts("graftlm.methods")
     table = _chosen(entries(known), options.methods, known)
     settings = {"model": "minilm", "examples": options.examples, "batch_size": options.batch_size}
+    settings |= {"validation": options.validation}
     settings |= {"epochs": options.epochs, "max_steps": options.max_steps}
     options.to.parent.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.to.with_suffix(".jsonl"), settings)
@@ -90,7 +92,7 @@ def _chosen(table: dict[str, Entry], asked: Sequence[str], known: Any) -> dict[s
 
 
 def _subsets(options: argparse.Namespace, work: Path) -> Iterator[tuple[str, Path]]:
-    """Each data set that is there, cut down to its first examples after a seeded shuffle of train."""
+    """Each data set that is there, cut down to the examples asked for, drawn by a seed."""
     for name in options.sets:
         source = options.data / name
         if not (source / "train.jsonl").exists():
@@ -99,9 +101,10 @@ def _subsets(options: argparse.Namespace, work: Path) -> Iterator[tuple[str, Pat
         (work / name).mkdir()
         for file in sorted(source.glob("*.jsonl")):
             lines = file.read_text(encoding="utf-8").splitlines()
-            if file.stem == "train":
-                lines = random.Random(SUBSET_SEED).sample(lines, min(options.examples, len(lines)))
-            elif file.stem == "test" and "label" not in json.loads(lines[0]):
+            most = {"train": options.examples, "validation": options.validation}.get(file.stem, len(lines))
+            if most < len(lines):
+                lines = random.Random(SUBSET_SEED).sample(lines, most)
+            if file.stem == "test" and "label" not in json.loads(lines[0]):
                 continue  # then validation is reported on
             (work / name / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
         yield name, work / name

@@ -16,7 +16,8 @@ def report(rows: Sequence[Row], table: Mapping[str, Entry], sets: Sequence[str],
     parts = [
         "# Results",
         f"Every method on {settings['examples']:,} training examples with `{settings['model']}`, batch "
-        f"{settings['batch_size']}, {settings['epochs']:g} epochs{steps}, mean pooling, the best epoch by validation. "
+        f"{settings['batch_size']}, {settings['epochs']:g} epochs{steps}, mean pooling, the best epoch on "
+        f"{settings['validation']:,} of validation. "
         "Made by `python benchmarks/methods.py`; every run is a line of the `.jsonl` beside this file.",
         "The rate is the best on validation with seed 0 of those below; then the seeds 1, 2, … are trained at it. "
         "Accuracy is the mean ± standard deviation over the seeds; examples a second are the median; peak memory is "
