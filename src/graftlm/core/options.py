@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from graftlm.core.config import Config
 
 SIGNS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
-WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", types.NoneType: "null"}
+WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", types.NoneType: "null", Any: "anything"}
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class TrainingConfig(Config):
 
 
 class FitConfig(Config):
-    """One run, whole. `method`: {"name": "lora", "rank": 4}, or the name alone."""
+    """One run, whole. `method`: {"name": "lora", "rank": 4}, or the name alone, or {"union": ["lora", "prefix"]}."""
 
     model: str
     task: str = "classification"
@@ -95,6 +95,9 @@ class FitConfig(Config):
             values = dict(values)
             if isinstance(values.get("method"), str):
                 values["method"] = {"name": values["method"]}
+            if isinstance(method := values.get("method"), Mapping) and "union" in method and "name" not in method:
+                rest = {name: value for name, value in method.items() if name != "union"}
+                values["method"] = {"name": "union", "parts": method["union"], **rest}
             if isinstance(values.get("data"), str):
                 values["data"] = {"path": values["data"]}
         return values

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, learning_rate, parse
+from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, learning_rate, parse, with_labels
 from graftlm.methods._peft import WHOLE, NoWordsError, PeftForm, Theirs, from_peft, peft_form
 from graftlm.sites import Attached, Sites
 
@@ -65,4 +65,5 @@ __all__ = [
     "learning_rate",
     "parse",
     "peft_form",
+    "with_labels",
 ]

@@ -4,7 +4,7 @@
 device will do. `kept` gives the config that the stored form has, where a reparametrisation is dropped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +14,7 @@ from graftlm.core.errors import UserError
 from graftlm.sites import Act, Sites
 
 PACKAGE = "graftlm.methods"
+UNION = "union"
 
 
 class MethodConfig(Config):
@@ -40,9 +41,12 @@ def config_class(method: str) -> type[MethodConfig]:
     return found[0]
 
 
-def parse(method: str, options: dict[str, Any]) -> MethodConfig:
-    """A method's config from its name and plain options."""
-    return config_class(method).parse(options, where="method.")
+def parse(method: str, options: Mapping[str, Any], where: str = "method.") -> MethodConfig:
+    """A method's config from its name and plain options; "lora+prefix" is the union of two."""
+    if "+" in method:
+        options = {"parts": method.split("+"), **options}
+        method = UNION
+    return config_class(method).parse(options, where=where)
 
 
 def acts(config: MethodConfig, sites: Sites) -> Sequence[Act]:
@@ -56,9 +60,16 @@ def kept(config: MethodConfig) -> MethodConfig:
     return config if drop is None else drop(config)
 
 
+def with_labels(config: MethodConfig, labels: Sequence[str]) -> MethodConfig:
+    """The config with the task's labels' names, where it starts from them and names none itself."""
+    given = getattr(module_of(config), "with_labels", None)
+    return config if given is None else given(config, labels)
+
+
 def learning_rate(config: MethodConfig) -> float:
     """The rate that suits a method where none is given."""
-    return module_of(config).LEARNING_RATE
+    own = module_of(config)
+    return own.learning_rate(config) if hasattr(own, "learning_rate") else own.LEARNING_RATE
 
 
 def needs_table(config: MethodConfig, sites: Sites) -> None:

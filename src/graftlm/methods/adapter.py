@@ -55,7 +55,7 @@ class AdapterConfig(MethodConfig):
     activation: Activation | None = None
     layer_norms: bool | None = None
     scale: PositiveFloat | None = None
-    dropout: NonNegativeFloat = Field(0.0, lt=1)
+    dropout: NonNegativeFloat = Field(default=0.0, lt=1)
 
 
 def bottleneck(view: View, h: Tensor, p: Tensors, activation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -65,21 +65,30 @@ def bottleneck(view: View, h: Tensor, p: Tensors, activation: Callable[[Tensor],
     return out * p["scale"][:, None, None]
 
 
+def _output(view: View) -> Tensor:
+    return view.y
+
+
+def _normalised(view: View) -> Tensor:
+    return view.norm(view.y + view.residual)
+
+
+def _entry(view: View) -> Tensor:
+    return view.x
+
+
+INPUTS: dict[str, Callable[[View], Tensor]] = {"houlsby": _output, "pfeiffer": _normalised, "parallel": _entry}
+
+
 @cache
 def forward(variant: Variant, activation: Activation) -> Callable[[View, Tensors], Tensor]:
     """The same function for the same words, so that runs share a bank."""
-    f = ACTIVATIONS[activation]
+    read, f = INPUTS[variant], ACTIVATIONS[activation]
 
-    def houlsby(view: View, p: Tensors) -> Tensor:
-        return view.y + bottleneck(view, view.y, p, f)
+    def through(view: View, p: Tensors) -> Tensor:
+        return view.y + bottleneck(view, read(view), p, f)
 
-    def pfeiffer(view: View, p: Tensors) -> Tensor:
-        return view.y + bottleneck(view, view.norm(view.y + view.residual), p, f)
-
-    def parallel(view: View, p: Tensors) -> Tensor:
-        return view.y + bottleneck(view, view.x, p, f)
-
-    return {"houlsby": houlsby, "pfeiffer": pfeiffer, "parallel": parallel}[variant]
+    return through
 
 
 def acts(config: AdapterConfig, sites: Sites) -> Sequence[Act]:
@@ -98,7 +107,14 @@ def _branch(config: AdapterConfig, site: Site) -> Branch:
     activation: Activation = config.activation or ("gelu" if variant == "houlsby" else "relu")
     scale = config.scale or (2.0 if variant == "parallel" else 1.0)
     params = _params(variant, site.d_out, width)
-    return Branch(site, params, forward(variant, activation), {"scale": scale}, dropout=config.dropout)
+    return Branch(
+        site,
+        params,
+        forward(variant, activation),
+        {"scale": scale},
+        dropout=config.dropout,
+        gate_input=INPUTS[variant],
+    )
 
 
 def _params(variant: Variant, d: int, m: int) -> dict[str, Param]:

@@ -26,6 +26,8 @@ LEARNING_RATE = 1e-3
 TRAINS = "a bottleneck that makes virtual tokens from the text behind them"
 STORES = "the bottleneck"
 
+WHOLE_TEXT = "makes its prompt from"
+
 
 class InstancePromptConfig(MethodConfig):
     """`bottleneck`: m. Both layers start as torch starts linear layers, U(±1/√fan_in)."""
@@ -55,4 +57,15 @@ def acts(config: InstancePromptConfig, sites: Sites) -> Sequence[Act]:
         "up_bias": kaiming_uniform(out, fan_in=m),
     }
     shift = shift_of(config.position_shift, config.length, sites)
-    return [Tokens(params, no_table, config.length, shift, from_input=through_bottleneck)]
+    stream = "encoder" if sites.encoder_decoder else ""
+    return [
+        Tokens(
+            params,
+            no_table,
+            config.length,
+            shift,
+            from_input=through_bottleneck,
+            stream=stream,
+            whole_text=WHOLE_TEXT,
+        )
+    ]

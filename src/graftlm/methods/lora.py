@@ -42,7 +42,7 @@ class LoraConfig(MethodConfig):
 
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16.0
-    dropout: NonNegativeFloat = Field(0.0, lt=1)
+    dropout: NonNegativeFloat = Field(default=0.0, lt=1)
     sites: tuple[str, ...] | str = ("attention.query", "attention.value")
     rank_pattern: Mapping[str, PositiveInt] = {}
     alpha_pattern: Mapping[str, PositiveFloat] = {}

@@ -40,7 +40,7 @@ class PrefixConfig(MethodConfig):
     init: Literal["uniform", "text"] = "uniform"
     text: str = ""
     position_shift: bool = True
-    dropout: NonNegativeFloat = Field(0.0, lt=1)
+    dropout: NonNegativeFloat = Field(default=0.0, lt=1)
 
 
 def kept(config: PrefixConfig) -> PrefixConfig:

@@ -56,6 +56,11 @@ def kept(config: PromptTuningConfig) -> PromptTuningConfig:
     return config.model_copy(update={"reparametrisation": "none", "init": "uniform", "file": ""})
 
 
+def with_labels(config: PromptTuningConfig, labels: Sequence[str]) -> PromptTuningConfig:
+    wanted = config.init == "labels" and not config.labels
+    return config.model_copy(update={"labels": tuple(labels)}) if wanted else config
+
+
 def acts(config: PromptTuningConfig, sites: Sites) -> Sequence[Act]:
     shift = shift_of(config.position_shift, config.length, sites)
     d, k = int(sites.embedding().weight.shape[1]), config.hidden

@@ -49,7 +49,7 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     data = tasks.load(config.data, config.task, splits=("train", "validation"))
     for note in data.notes:
         reporter.line(note)
-    method = _with_labels(method, data)
+    method = methods.with_labels(method, data.labels)
     base = load_base(config.model)
     accelerator = _accelerator(config)
     model, peft = _assemble(config, base, method, task, data, accelerator.device, reporter)
@@ -85,12 +85,6 @@ def _known_optimizer(config: FitConfig) -> None:
     known = optimizers()
     if config.training.optimizer not in known:
         raise unknown("optimizer", config.training.optimizer, known)
-
-
-def _with_labels(method: methods.MethodConfig, data: TaskData) -> methods.MethodConfig:
-    """A method that starts from the labels' names is given the task's."""
-    wanted = getattr(method, "init", None) == "labels" and not getattr(method, "labels", None)
-    return method.model_copy(update={"labels": data.labels}) if wanted else method
 
 
 def _assemble(

@@ -70,7 +70,8 @@ class Branch:
     With `where` = "input" it is the layer's input that `forward` gets and gives (as `view.y`), before the layer runs.
     `constants` are numbers of a run (a scale); `dropout` is the rate that `View.dropout` uses. `rates` multiplies the
     run's learning rate for some tensors. `keep` makes of one run's tensors what is stored, where that is another
-    form (the form of the method's `kept` config).
+    form (the form of the method's `kept` config). `gate_input` is what a gate on the branch reads, where that is not
+    the layer's input. `whole_text` says what the branch does with an example's whole text, where it needs it.
     `merge` folds one run's tensors into the site's frozen weight (d_out d_in) and bias, or is None where nothing can.
     """
 
@@ -83,6 +84,13 @@ class Branch:
     where: Literal["output", "input"] = "output"
     rates: Mapping[str, float] = field(default_factory=dict)
     keep: "Callable[[Tensors], Tensors] | None" = None
+    gate_input: "Callable[[View], Tensor] | None" = None
+    whole_text: str = ""
+
+    @property
+    def stream(self) -> str:
+        """The stack whose tokens the act sees."""
+        return self.site.stream
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,9 @@ class Past:
     """Extra keys and values at every attention of one part of the backbone.
 
     `derive` makes the prefixes (n, length, layers · 2 · heads · head width), key then value in each layer, from the
-    runs' tensors, once a forward pass. Real tokens' positions move by `position_shift`.
+    runs' tensors, once a forward pass. Real tokens' positions move by `position_shift`. `gate` scales an example's
+    prefix: it takes the view of what the attention reads, the tensors and the layer's number, and gives (n b 1). It
+    reads the tensors named in `stored`, which `derive` does not.
     """
 
     params: Mapping[str, Param]
@@ -99,6 +109,13 @@ class Past:
     attentions: Sequence[Attention]
     position_shift: int = 0
     dropout: float = 0.0
+    gate: "Callable[[View, Tensors, int], Tensor] | None" = None
+    stored: tuple[str, ...] = ()
+    whole_text: str = ""
+
+    @property
+    def stream(self) -> str:
+        return "decoder" if self.part == "cross" else self.part
 
     @property
     def part(self) -> str:
@@ -117,6 +134,7 @@ class Tokens:
     with `position_shift` = −length the real tokens start at 0 as well. Where `from_input` is given, the table is an
     example's own: `derive` is not asked, and `from_input` takes the mean embedding of each row's text (n rows d) and
     the runs' tensors, and gives (n rows length · d). Runs share a bank only where `alike` is the same.
+    `stream` is the stack whose embedding looks them up: the encoder, where a model has both.
     """
 
     params: Mapping[str, Param]
@@ -125,6 +143,8 @@ class Tokens:
     position_shift: int = 0
     from_input: "Callable[[Tensor, Tensors], Tensor] | None" = None
     alike: tuple[int, ...] = ()
+    stream: str = ""
+    whole_text: str = ""
 
     @property
     def place(self) -> str:

@@ -1,6 +1,8 @@
 """A base model with runs attached: banks built, hosts in place, a route in force; `detach` gives every bit back."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,15 +77,15 @@ class Attached(nn.Module):
     def _build(self) -> None:
         groups: dict[tuple[Any, ...], dict[str, Branch | Past | Tokens]] = {}
         for run, own in self.acts.items():
+            turns: Counter[str] = Counter()  # of a run's acts at one place: they act in the order given
             for act in own:
                 if isinstance(act, Select):
                     self._select(run, act.parameter)
                     continue
-                key = _group(act)
-                if run in groups.get(key, {}):
-                    raise UserError(f'adapter "{run}" acts twice in the same way at {_place(act)}')
-                groups.setdefault(key, {})[run] = act
-        for members in groups.values():
+                place = _place(act)
+                groups.setdefault((turns[place], *_group(act)), {})[run] = act
+                turns[place] += 1
+        for _, members in sorted(groups.items(), key=lambda group: group[0][0]):
             self._place(members)
 
     def add_bank(
@@ -123,12 +125,12 @@ class Attached(nn.Module):
         rates = [getattr(act, "dropout", 0.0) for act in members.values()]
         rate = torch.tensor(rates, dtype=self.dtype, device=self.device) if any(rates) else None
         self.router.has_dropout |= rate is not None
+        if first.whole_text and first.stream != "encoder":  # an encoder always has the whole text
+            self.router.whole_text |= dict.fromkeys(members, first.whole_text)
         if isinstance(first, Branch):
             self._placing.branch(bank, first, rate, place)
         else:
             self._placing.derived(bank, members, rate)  # pyright: ignore[reportArgumentType]
-            if isinstance(first, Tokens) and first.from_input is not None and not self.sites.encoder_decoder:
-                self.router.whole_text |= dict.fromkeys(members, "makes its prompt from")
 
     def _select(self, run: str, name: str) -> None:
         parameter = self.base.get_parameter(name)
@@ -186,6 +188,15 @@ class Attached(nn.Module):
         self._base_dropout = on
         self.train(self.training)
 
+    @contextmanager
+    def gates(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Gathers the gates of the forward passes inside, of one run: `layer.role.part` -> a tensor (rows) a pass."""
+        self.router.noted = {}
+        try:
+            yield self.router.noted
+        finally:
+            self.router.noted = None
+
     def parameters_of(self, run: str) -> dict[str, nn.Parameter]:
         """A run's own trainable tensors by name; their `.grad` is filled after each backward pass."""
         return dict(self._views[run])
@@ -229,7 +240,7 @@ class Attached(nn.Module):
             else:
                 made = {"values": act.derive({name: value[None] for name, value in own.items()})[0]}
             if made is not None:
-                for name in act.params:
+                for name in act.params.keys() - set(getattr(act, "stored", ())):
                     out.pop(f"{place}.{name}", None)
                 out |= {f"{place}.{name}": value.detach().clone() for name, value in made.items()}
         return out
@@ -305,5 +316,5 @@ def _group(act: Branch | Past | Tokens) -> tuple[Any, ...]:
     if isinstance(act, Branch):
         return (kind, _place(act), act.site.module, act.where, act.forward, names, tuple(act.constants))
     if isinstance(act, Past):
-        return (kind, _place(act), act.derive, names)
+        return (kind, _place(act), act.derive, act.gate, names)
     return (kind, _place(act), act.derive, act.from_input, act.alike, names)

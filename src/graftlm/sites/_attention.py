@@ -5,7 +5,7 @@ not depend on their neighbours.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from graftlm.sites._dropout import keyed_dropout, salt
 from graftlm.sites._route import Chunk
 from graftlm.sites._router import Derived, Router
+from graftlm.sites._site import Site
+from graftlm.sites._view import Kept, View, by_run
 
+Gate = Callable[[View, dict[str, Tensor], int], Tensor]
 NAME = "graftlm"
 ATTRIBUTE = "graftlm_prefixes"
 RECORDER = "graftlm_recorder"
@@ -26,17 +29,19 @@ RECORDER = "graftlm_recorder"
 
 @dataclass
 class Placed:
-    """A bank of prefixes at an attention module, and its dropout."""
+    """A bank of prefixes at an attention module, its dropout, and the gate on them."""
 
     derived: Derived
     rate: Tensor | None
+    gate: Gate | None = None
 
 
 @dataclass
 class Prefixes:
     """What an attention module needs to find its part of the prefixes.
 
-    `layers` are the layers that it is, one for each of its calls in a forward pass.
+    `layers` are the layers that it is, one for each of its calls in a forward pass. `site` is its first layer's query,
+    and `entry` keeps what that reads, where a gate does too.
     """
 
     router: Router
@@ -44,6 +49,8 @@ class Prefixes:
     heads: int
     head_width: int
     part: str
+    site: Site
+    entry: Kept | None = None
     banks: list[Placed] = field(default_factory=list)
 
     def chunks(self) -> list[tuple[Chunk, Placed]]:
@@ -72,9 +79,21 @@ class Prefixes:
             keys = self.router.row_keys(chunk)
             name = f"prefix.{self.part}{layer}"
             pair = keyed_dropout(pair, keys, places, salt(name), chunk.spread(placed.rate, rows))
+        if placed.gate is not None:
+            pair = pair * self._gate(placed.gate, chunk, placed, layer)
         heads = pair.to(like.dtype).unflatten(-1, (2, self.heads, self.head_width))  # rows length 2 heads width
         key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
+
+    def _gate(self, gate: Gate, chunk: Chunk, placed: Placed, layer: int) -> Tensor:
+        """(rows 1 1), from the hidden states that the attention reads."""
+        assert self.entry is not None
+        assert self.entry.value is not None
+        x = by_run(self.entry.value, chunk, self.router)
+        site = replace(self.site, layer=layer)
+        view = View(site, nn.Identity(), chunk, self.router, input=self.entry.value, y=x)
+        dtype = None if torch.is_autocast_enabled(x.device.type) else x.dtype
+        return gate(view, placed.derived.bank.take(chunk, dtype), layer).reshape(-1, 1, 1)
 
 
 def attend(

@@ -55,7 +55,7 @@ class Placing:
         for run, act in acts.items():
             self._shift(run, act)
         if isinstance(first, Past):
-            self._prefix(_attention.Placed(made, rate), first)
+            self._prefix(_attention.Placed(made, rate, first.gate), first)
         else:
             made.from_input = first.from_input
             self._embedding_host().tables.append(made)
@@ -117,8 +117,11 @@ class Placing:
             prefixes = getattr(module, _attention.ATTRIBUTE, None)
             if prefixes is None:
                 one, layers = attentions[0], tuple(attention.layer for attention in attentions)
-                prefixes = _attention.Prefixes(self.router, layers, one.heads, one.head_width, one.part)
+                site = self.sites.query(one)
+                prefixes = _attention.Prefixes(self.router, layers, one.heads, one.head_width, one.part, site)
                 setattr(module, _attention.ATTRIBUTE, prefixes)
+            if placed.gate is not None:
+                prefixes.entry = self._kept(prefixes.site.module)
             prefixes.banks.append(placed)
         if not self._implementations:
             self._implementations = _attention.take_over(self.base)

@@ -1,7 +1,7 @@
 """The state that all hosts of one model share: the route in force, and what was computed once for this forward pass."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from graftlm.core.errors import UserError
 from graftlm.sites._bank import Bank
 from graftlm.sites._route import Chunk, Route
+from graftlm.sites._site import Site
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Router:
     shifts: dict[str, dict[str, int]] = field(default_factory=dict)
     memberships: set[tuple[str, ...]] = field(default_factory=set)
     whole_text: dict[str, str] = field(default_factory=dict)
-    calls: dict[int, int] = field(default_factory=dict)
+    calls: dict[Hashable, int] = field(default_factory=dict)
+    noted: dict[str, list[Tensor]] | None = None
 
     def choose(self, route: Route | None) -> None:
         """Puts a route in force, with its plans made, so that a compiled step only reads them."""
@@ -130,6 +132,19 @@ class Router:
         place = self.calls.get(id(module), 0)
         self.calls[id(module)] = place + 1
         return place
+
+    def note(self, site: Site, name: str, values: Tensor) -> None:
+        """Records a gate's values (n b 1) as `layer.role.name`, where they are wanted: `noted` is then a dict.
+
+        A site that layers share is each of them in turn.
+        """
+        if self.noted is None:
+            return
+        call = self.calls.get((site, name), 0)
+        self.calls[site, name] = call + 1
+        layer = None if site.layer is None else site.layer + call
+        key = f"{replace(site, layer=layer).name}.{name}"
+        self.noted.setdefault(key, []).append(values.detach().float().flatten().cpu())
 
     def _fitted(self, tokens: Tensor) -> Route | None:
         route = self.route

@@ -192,6 +192,12 @@ class Sites:
             for layer, block in enumerate(stack.calls or range(len(blocks)))
         ]
 
+    def query(self, attention: Attention) -> Site:
+        """Where an attention's queries are made, of what it reads."""
+        role = "cross.query" if attention.part == "cross" else "attention.query"
+        inside = f"{attention.module}."
+        return next(site for site in self.all if site.role == role and site.module.startswith(inside))
+
     def weight(self, site: Site) -> Callable[[], Tensor]:
         """Gives a site's frozen rows (d_out d_in) when it is called, wherever the layer is by then."""
         module = self.model.get_submodule(site.module)

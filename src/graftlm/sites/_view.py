@@ -93,6 +93,26 @@ class View:
         bias = getattr(self.module, "bias", None)
         return bias if bias is None or self.site.rows is None else self.site.rows.of_outputs(bias)
 
+    def mean(self, h: Tensor, padded: bool = False) -> Tensor:
+        """h (n r k) averaged over the real tokens of each example, or with `padded` over all places: (n b k)."""
+        real = self.router.real(self.chunk, self.chunk.rows(self.router.by_example(self.input)), self.site.stream)
+        by_row = h.reshape(*real.shape, h.shape[-1])  # rows t k
+        if padded:
+            found = by_row.mean(1)
+        else:
+            weights = real.to(h.dtype)[..., None]
+            found = torch.where(weights > 0, by_row, 0).sum(1) / weights.sum(1).clamp(min=1)
+        return found.reshape(h.shape[0], -1, h.shape[-1])
+
+    def over_tokens(self, g: Tensor) -> Tensor:
+        """A value an example (n b k), given to each of its tokens: (n r k)."""
+        tokens = self.router.by_example(self.input).shape[1]
+        return g[:, :, None].expand(-1, -1, tokens, -1).flatten(1, 2)
+
+    def note(self, name: str, g: Tensor) -> None:
+        """Records a gate's values (n b 1) under its layer, role and name, where someone asked to see them."""
+        self.router.note(self.site, name, g)
+
     def worked_out(self, name: str, make: Callable[["View", Tensors], Tensor], p: Tensors) -> Tensor:
         """What `make` gives for the runs' tensors, (n …); remembered while no gradient is wanted, but not in training.
 
