@@ -16,11 +16,14 @@ from graftlm.methods.head import HeadConfig
 from graftlm.methods.ia3 import Ia3Config
 from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
+from graftlm.methods.mam import MamConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
 from graftlm.methods.ptuning import PtuningConfig
 from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.methods.top_k import TopKConfig
+from graftlm.methods.union import UnionConfig
+from graftlm.methods.unipelt import UnipeltConfig
 from graftlm.sites import Attached, Tokens
 from graftlm.sites._site import is_norm
 
@@ -215,6 +218,10 @@ def plainly(base: nn.Module, rows: Sequence[Sequence[int]], side: str = "right",
     return [found[index][real] for index, real in enumerate(real_of(batch))]
 
 
+LORA = {"name": "lora", "rank": 2, "alpha": 4}
+HOULSBY = {"name": "adapter", "variant": "houlsby", "bottleneck": 3}
+PREFIX = {"name": "prefix", "length": 2, "hidden": 5}
+
 METHODS: Mapping[str, MethodConfig] = {
     "lora": LoraConfig(rank=2, alpha=4),
     "lora-all-linear": LoraConfig(rank=3, alpha=6, sites="all-linear"),
@@ -237,6 +244,11 @@ METHODS: Mapping[str, MethodConfig] = {
     "ptuning": PtuningConfig(length=3),
     "ptuning-mlp": PtuningConfig(length=2, encoder="mlp", hidden=5),
     "instance-prompt": InstancePromptConfig(length=3, bottleneck=5),
+    "unipelt": UnipeltConfig(bottleneck=4, length=3, hidden=5, rank=2),
+    "mam": MamConfig(length=3, hidden=5, bottleneck=3),
+    "union-scaled": UnionConfig(parts=(LORA, "ia3")),
+    "union-prompted": UnionConfig(parts=(LORA, {"name": "prompt-tuning", "length": 3}, PREFIX)),
+    "union-gated": UnionConfig(parts=({**LORA, "init": "pissa"}, "ia3", HOULSBY, PREFIX), gates=True),
     "full": FullConfig(),
     "top-k": TopKConfig(k=1),
     "head": HeadConfig(),
@@ -253,5 +265,6 @@ def fits(family: str, method: str) -> bool:
 
 
 TABLE_NEEDED = ("prefix", "ptuning-v2", "houlsby", "pfeiffer", "parallel", "ia3", "lora-embedding")
+TABLE_NEEDED += ("unipelt", "mam", "union")
 BIASLESS = ("llama", "mistral", "qwen3", "gemma", "phi3", "modernbert", "t5", "t5-gated", "mt5")
 CASES = [(family, method) for family in CONFIGS for method in METHODS if fits(family, method)]

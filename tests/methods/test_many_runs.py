@@ -13,12 +13,30 @@ from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.ia3 import Ia3Config
 from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
+from graftlm.methods.mam import MamConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
 from graftlm.methods.ptuning import PtuningConfig
 from graftlm.methods.ptuning_v2 import PtuningV2Config
+from graftlm.methods.union import UnionConfig
+from graftlm.methods.unipelt import UnipeltConfig
 from graftlm.sites import Attached, row_keys
-from tiny import BASIC, BIASLESS, LEFT_PADDED, TABLED, batch_of, model, output, outputs, plainly, randomise_runs, texts
+from tiny import (
+    BASIC,
+    BIASLESS,
+    HOULSBY,
+    LEFT_PADDED,
+    LORA,
+    PREFIX,
+    TABLED,
+    batch_of,
+    model,
+    output,
+    outputs,
+    plainly,
+    randomise_runs,
+    texts,
+)
 
 RUNS: Mapping[str, MethodConfig] = {
     "lora-2": LoraConfig(rank=2, alpha=4, dropout=0.2),
@@ -57,6 +75,14 @@ RUNS: Mapping[str, MethodConfig] = {
     "ptuning-mlp-4": PtuningConfig(length=4, encoder="mlp"),
     "instance-2": InstancePromptConfig(length=2, bottleneck=5),
     "instance-4": InstancePromptConfig(length=4, bottleneck=3),
+    "unipelt-3": UnipeltConfig(bottleneck=4, length=3, hidden=5, rank=2),
+    "unipelt-2": UnipeltConfig(bottleneck=2, length=2, reparametrisation="none", rank=3),
+    "unipelt-ap": UnipeltConfig(variant="ap", bottleneck=3, length=4, hidden=4),
+    "mam-prefix": MamConfig(length=2, hidden=4, bottleneck=3, dropout=0.2),
+    "lora-ia3": UnionConfig(parts=({**LORA, "dropout": 0.2}, "ia3")),
+    "ia3-lora": UnionConfig(parts=("ia3", LORA)),
+    "lora-ia3-gated": UnionConfig(parts=(LORA, "ia3", HOULSBY), gates=True),
+    "prompt-prefix": UnionConfig(parts=({"name": "prompt-tuning", "length": 3}, PREFIX)),
 }
 
 
@@ -257,6 +283,8 @@ def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
         "prefix-mlp-3",
         "ptuning-3",
         "instance-2",
+        "unipelt-3",
+        "ia3-lora",
     ):
         ends = []
         for value in (1.0, float("nan")):

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import (
     AlbertConfig,
     AlbertModel,
+    BartConfig,
+    BartModel,
     BertConfig,
     BertModel,
     GPT2Config,
@@ -21,7 +23,9 @@ from transformers import (
 )
 
 from graftlm.methods import (
+    MethodConfig,
     _dora,
+    _gates,
     _pissa,
     adapter,
     bitfit,
@@ -31,13 +35,16 @@ from graftlm.methods import (
     ia3,
     instance_prompt,
     lora,
+    mam,
     prefix,
     prompt_tuning,
     ptuning,
     ptuning_v2,
+    unipelt,
 )
-from graftlm.sites import Route, Sites, View, _attention
+from graftlm.sites import Route, Site, Sites, View, _attention
 from graftlm.sites._router import Derived, Router
+from graftlm.sites._view import Kept
 
 
 def tensor(values: object) -> torch.Tensor:
@@ -128,16 +135,19 @@ def test_an_adapter_gives_the_number_worked_by_hand() -> None:
     assert torch.equal(houlsby(view, p | {"up": 0 * p["up"]}), h)
 
 
-def attention(prefix_length: int | None) -> torch.Tensor:
+def attention(prefix_length: int | None, gate: float | None = None) -> torch.Tensor:
     """T4's query, keys and values, with its prefix of which `prefix_length` places are open; None for no prefix."""
     module = nn.Module()
     if prefix_length is not None:
-        derived = Derived(SimpleNamespace(runs=("a",)), dict, torch.tensor([prefix_length]), prefix_length == 1)
+        bank = SimpleNamespace(runs=("a",), take=lambda *_: {})
+        derived = Derived(bank, dict, torch.tensor([prefix_length]), prefix_length == 1)
         derived.value = tensor([[[0.5, 0.5, 4, 4]]])  # n length 2·width
         router = Router(("a",), torch.device("cpu"), False)
         router.active = Route(("a",))
-        prefixes = _attention.Prefixes(router, (0,), 1, 2, part="")
-        prefixes.banks.append(_attention.Placed(derived, None))
+        site = Site("attention.query", 0, "query", "linear", 2, 2, True)
+        prefixes = _attention.Prefixes(router, (0,), 1, 2, part="", site=site, entry=Kept(tensor([[[1, 0]]])))
+        given = None if gate is None else lambda *_: tensor([[[gate]]])
+        prefixes.banks.append(_attention.Placed(derived, None, given))
         setattr(module, _attention.ATTRIBUTE, prefixes)
     query, key, value = tensor([[[[1, 0]]]]), tensor([[[[1, 0], [0, 1]]]]), tensor([[[[1, 0], [0, 2]]]])
     return _attention.attend(module, query, key, value, None)[0].flatten()
@@ -152,6 +162,26 @@ def test_a_prefix_gives_the_numbers_worked_by_hand() -> None:
 
 def test_a_prefix_that_is_masked_leaves_attention_as_it_is() -> None:
     assert near(attention(0), attention(None).tolist())
+
+
+@pytest.mark.parametrize(("gate", "wanted"), [(0, [0.5035, 0.4965]), (0.5, [1.0458, 1.0391]), (1, [1.7350, 1.7287])])
+def test_a_gated_prefix_gives_the_numbers_worked_by_hand(gate: float, wanted: list[float]) -> None:
+    assert near(attention(1, gate), wanted)
+
+
+def test_a_prefix_with_a_closed_gate_is_not_the_base_but_a_share_of_it() -> None:
+    assert near((1 - 0.248255) * attention(None), attention(1, 0).tolist())
+
+
+@pytest.mark.parametrize(("padded", "wanted"), [(True, 0.690399), (False, 0.880797)])
+def test_a_gate_gives_the_numbers_worked_by_hand(padded: bool, wanted: float) -> None:
+    h = tensor([[[1, 1], [3, -1], [0, 0], [0, 0]]])
+    router = Router(("a",), torch.device("cpu"), False)
+    router.masks[""] = torch.tensor([[1, 1, 0, 0]])
+    (chunk,) = Route(("a",), uniform=True).plan(("a",), torch.device("cpu"))
+    site = Site("attention.query", 0, "query", "linear", 2, 2, True)
+    view = View(site, nn.Identity(), chunk, router, input=h, y=h)
+    assert near(_gates.gate(view, h, tensor([[1, 1]]), tensor([[0]]), padded), [wanted])
 
 
 SIZES = {"base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -194,6 +224,12 @@ def gpt2(size: str) -> nn.Module:
     width, layers, heads = {"medium": (1024, 24, 16), "large": (1280, 36, 20)}[size]
     with torch.device("meta"):
         return GPT2Model(GPT2Config(n_embd=width, n_layer=layers, n_head=heads))
+
+
+def bart() -> nn.Module:
+    """BART-large."""
+    with torch.device("meta"):
+        return BartModel(BartConfig())
 
 
 LORA = lora.LoraConfig(rank=4, alpha=32)
@@ -300,6 +336,23 @@ def test_a_prompt_encoder_trains_the_published_count_and_keeps_the_prompt(
     model: nn.Module, config: ptuning.PtuningConfig, training: int, kept: int
 ) -> None:
     assert count(model, config) == {"delta": training, "kept": kept}
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "training", "kept"),
+    [
+        (bert("base"), unipelt.UnipeltConfig(), 11_083_376, 1_410_672),
+        (bert("base"), unipelt.UnipeltConfig(variant="ap"), None, 1_097_304),
+        (roberta("base"), mam.MamConfig(), None, 599_232),
+        (bart(), mam.MamConfig(length=30, bottleneck=512, scale=4), None, 27_414_528),
+    ],
+)
+def test_methods_made_of_methods_train_and_keep_the_published_count(
+    model: nn.Module, config: MethodConfig, training: int | None, kept: int
+) -> None:
+    found = count(model, config)
+    assert found["kept"] == kept
+    assert training in (None, found["delta"])
 
 
 def test_a_prompt_made_from_the_text_trains_and_keeps_its_bottleneck() -> None:

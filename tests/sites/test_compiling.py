@@ -12,6 +12,7 @@ from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.unipelt import UnipeltConfig
 from graftlm.sites import Attached, row_keys
 from tiny import BASIC, TABLED, batch_of, model, output, padded, randomise_runs, real_of, texts, virtual
 
@@ -22,10 +23,13 @@ RUNS: Mapping[str, MethodConfig] = {
     "prefix": PrefixConfig(length=3, hidden=5, dropout=0.2),
     "shorter": PrefixConfig(length=2, hidden=5),
     "prompt": PromptTuningConfig(length=3),
+    "unipelt": UnipeltConfig(bottleneck=3, length=2, hidden=4, rank=2),
 }
 Names = list[str | None]
 ROUTES: Mapping[str, Callable[[int], Names]] = {
-    "run after run": lambda rows: [run for run in ("lora", "pfeiffer", None, "prefix", "prompt") for _ in range(rows)],
+    "run after run": lambda rows: [
+        run for run in ("lora", "pfeiffer", None, "prefix", "prompt", "unipelt") for _ in range(rows)
+    ],
     # two runs that share their banks alternate; LoRA's bank has two chunks
     "interleaved": lambda rows: [
         *(["lora", "other"] * rows),
@@ -34,7 +38,7 @@ ROUTES: Mapping[str, Callable[[int], Names]] = {
         *(["prompt"] * rows),
         *(["other", "lora"] * rows),
     ],
-    "a row each": lambda rows: ["lora", "pfeiffer", None, "prefix", "prompt"],
+    "a row each": lambda rows: ["lora", "pfeiffer", None, "unipelt", "prefix", "prompt"],
 }
 WARM_UP = [(2, 7), (3, 8)]  # rows of each run, tokens
 FIVE_SHAPES = [(4, 5), (2, 11), (5, 6), (6, 9), (7, 4)]

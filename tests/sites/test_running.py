@@ -6,20 +6,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from graftlm.core.errors import UserError
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.ia3 import Ia3Config
 from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
+from graftlm.methods.mam import MamConfig
 from graftlm.methods.prefix import PrefixConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
 from graftlm.methods.ptuning import PtuningConfig
 from graftlm.methods.ptuning_v2 import PtuningV2Config
+from graftlm.methods.union import UnionConfig
+from graftlm.methods.unipelt import UnipeltConfig
 from graftlm.sites import Attached, Sites, keyed_dropout, row_keys
 from tiny import (
     CAUSAL,
     ENCODER_DECODER,
+    HOULSBY,
+    LORA,
+    PREFIX,
     TABLED,
     VOCABULARY,
     batch_of,
@@ -46,6 +53,8 @@ RUNS: Mapping[str, MethodConfig] = {
     "ptuning-v2": PtuningV2Config(length=2),
     "ptuning": PtuningConfig(length=2),
     "instance-prompt": InstancePromptConfig(length=2, bottleneck=4),
+    "unipelt": UnipeltConfig(bottleneck=3, length=2, hidden=4, rank=2),
+    "gated": UnionConfig(parts=(LORA, "ia3", HOULSBY), gates=True),
 }
 ROWS = [run for run in RUNS for _ in range(2)]
 TEXTS = texts(len(ROWS))
@@ -103,13 +112,17 @@ GENERATING: Mapping[str, MethodConfig] = {
     "bare": PromptTuningConfig(length=3, position_shift=False),
     "ptuning-v2": PtuningV2Config(length=2),
     "ptuning": PtuningConfig(length=3),
+    "mam": MamConfig(length=2, hidden=4, bottleneck=3),
+    "union": UnionConfig(parts=("ia3", LORA, {"name": "prompt-tuning", "length": 2}, PREFIX)),
 }
+GATED = UnipeltConfig(bottleneck=3, length=2, hidden=4, rank=2)
 NEW = 5
 
 
 def generating(family: str) -> Attached:
     relative = ("bare",) if family.startswith(("t5", "mt5")) else ()  # positions that nothing can move
-    attached = attach(model(family, lm=True), {run: GENERATING[run] for run in GENERATING if run not in relative})
+    runs = {run: config for run, config in {**GENERATING, "gated": GATED}.items() if run not in relative}
+    attached = attach(model(family, lm=True), runs)
     randomise_runs(attached, std=1.0)
     return attached
 
@@ -185,6 +198,16 @@ def test_generate_gives_what_forward_passes_without_a_cache_give(
 def test_generate_gives_the_same_without_a_cache(family: str) -> None:
     for names in (["prompt", "prefix"], ["lora", None]):
         assert generated(family, names, 1)[2] == generated(family, names, 1, use_cache=False)[2]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+@torch.no_grad()
+def test_gates_generate_without_a_cache_and_refuse_one_by_name(family: str) -> None:
+    attached, rows, found = generated(family, ["gated", "lora"], 1, use_cache=False)
+    for name, row, new in zip(["gated", "lora"], rows, found, strict=True):
+        assert new == greedily(attached, name, row)
+    with pytest.raises(UserError, match='adapter "gated" gates its parts by the whole text, which a cache does not'):
+        generated(family, ["gated", "lora"], 1)
 
 
 @pytest.mark.parametrize("family", [family for family in TABLED if family != "albert"])

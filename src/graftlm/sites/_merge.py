@@ -19,12 +19,20 @@ def merged_weights(
     Raises UserError where a changed weight is another layer's of `base` too, which would change with it.
     """
     out: dict[str, Tensor] = {}
+    branches: list[Branch] = []
     for act in acts:
         if isinstance(act, Select):
             out[act.parameter] = tensors[f"base.{act.parameter}"].detach().clone()
         elif isinstance(act, Branch):
-            _fold(act, tensors, layer(act.site.module), base, out)
+            branches.append(act)
+    for branch in sorted(branches, key=_turn):
+        _fold(branch, tensors, layer(branch.site.module), base, out)
     return out
+
+
+def _turn(act: Branch) -> int:
+    """As hosts do it: all of a layer, then parts of it; a changed input reaches every change of the weight."""
+    return 2 if act.where == "input" else int(act.site.rows is not None)
 
 
 def _fold(

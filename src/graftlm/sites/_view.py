@@ -95,12 +95,14 @@ class View:
 
     def mean(self, h: Tensor, padded: bool = False) -> Tensor:
         """h (n r k) averaged over the real tokens of each example, or with `padded` over all places: (n b k)."""
-        real = self.router.real(self.chunk, self.chunk.rows(self.router.by_example(self.input)), self.site.stream)
-        by_row = h.reshape(*real.shape, h.shape[-1])  # rows t k
+        places = self.chunk.rows(self.router.by_example(self.input))
+        by_row = h.reshape(places.shape[0], -1, h.shape[-1])  # rows t k
         if padded:
             found = by_row.mean(1)
         else:
-            weights = real.to(h.dtype)[..., None]
+            real = self.router.real(self.chunk, places, self.site.stream)
+            heads = by_row.shape[1] // real.shape[1]  # a norm of each head sees a token once a head
+            weights = real.repeat_interleave(heads, 1).to(h.dtype)[..., None]
             found = torch.where(weights > 0, by_row, 0).sum(1) / weights.sum(1).clamp(min=1)
         return found.reshape(h.shape[0], -1, h.shape[-1])
 
