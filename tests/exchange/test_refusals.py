@@ -58,8 +58,6 @@ def refused(folder: Path, said: str, **options: Any) -> None:
 
 
 CONFIGS = [
-    (lora(bias="all"), 'bias = "all" .* merge_and_unload'),
-    (lora(bias="lora_only"), 'bias = "lora_only"'),
     (lora(lora_bias=True), "lora_bias = True .* merge_and_unload"),
     (lora(init_lora_weights="pissa"), 'init_lora_weights = "pissa" .* path_initial_model_for_weight_conversion'),
     (lora(init_lora_weights="olora"), "changes the base's own weights"),

@@ -1,5 +1,6 @@
 """What PEFT wrote after a few steps of its own training, read by us and written again for PEFT: the same logits."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -14,6 +16,7 @@ import graftlm
 import tiny
 from folders import TEXTS, WORDS, alone, saved
 from graftlm.checkpoint import load_peft
+from graftlm.core.errors import UserError
 from graftlm.core.reporter import Silent
 from graftlm.methods import attach, from_peft
 from graftlm.sites import Attached, Sites
@@ -118,6 +121,36 @@ def check(family: str, config: peft.PeftConfig, folder: Path, method: Mapping[st
 @pytest.mark.parametrize("family", PAIRS)
 def test_lora_is_read_and_written_with_the_same_logits(family: str, tmp_path: Path) -> None:
     check(family, lora(family), tmp_path, {"name": "lora", "rank": 3, "alpha": 5})
+
+
+BIASED = [family for family in PAIRS if family not in ("modernbert", "llama", "phi3", "t5")]
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("family", BIASED)
+def test_lora_with_biases_is_a_union_read_and_written_with_the_same_logits(
+    family: str, bias: str, tmp_path: Path
+) -> None:
+    check(family, lora(family, bias=bias), tmp_path, {"name": "union", "gates": False})
+    parts = graftlm.load(tmp_path / "run").card.method["parts"]
+    assert [part["name"] for part in parts] == ["lora", "bitfit"]
+    assert json.loads((tmp_path / "again" / "adapter_config.json").read_text())["bias"] == bias
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_dora_with_biases_is_read_and_written_with_the_same_logits(bias: str, tmp_path: Path) -> None:
+    check("bert", lora("bert", bias=bias, use_dora=True), tmp_path, {"name": "union"})
+
+
+def test_a_bias_that_the_file_lacks_is_named(tmp_path: Path) -> None:
+    made("bert", lora("bert", bias="all"), tmp_path)
+    path = tmp_path / "theirs" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    del tensors["base_model.model.bert.encoder.layer.1.output.dense.bias"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"the file has no bias of encoder\.layer\.1\.output\.dense"):
+        graftlm.import_peft(tmp_path / "theirs", tmp_path / "run", labels=("a", "b"))
+    assert not (tmp_path / "run").exists()
 
 
 LORAS = {

@@ -31,21 +31,23 @@ class ConsoleReporter:
     def warn(self, text: str) -> None:
         self.err.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: bool = False) -> None:
+        """A table of results, or as a `note` on standard error."""
+        out = self.err if note else self.out
         right = [place > 0 and all(map(_is_number, cells)) for place, cells in enumerate(zip(*rows, strict=True))]
         right = right or [False] * len(columns)
-        if self.out.is_terminal:
+        if out.is_terminal:
             table = Table(box=SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
             for column, numbers in zip(columns, right, strict=True):
                 table.add_column(column, justify="right" if numbers else "left", overflow="fold")
             for row in rows:
                 table.add_row(*row)
-            self.out.print(title, style="bold", soft_wrap=True)
-            self.out.print(table)
+            out.print(title, style="bold", soft_wrap=True)
+            out.print(table)
             return
         widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
         lines = ["  ".join(map(_justified, row, widths, right)).rstrip() for row in (columns, *rows)]
-        self.out.print("\n".join([title, *(line for line in lines if line), ""]), soft_wrap=True)
+        out.print("\n".join([title, *(line for line in lines if line), ""]), soft_wrap=True)
 
     @contextmanager
     def progress(self, title: str, total: int | None, unit: str = "steps") -> Iterator[Bar]:

@@ -31,6 +31,9 @@ def predict(
     ] = None,
     mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Texts a batch.", min=1)] = 64,
+    gates: Annotated[
+        bool, typer.Option("--gates", help="Add the gates' values; a table of them, and a plot in RUN/gates.html.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
     """Print a JSON line for each text.
@@ -57,8 +60,18 @@ def predict(
     from graftlm.recipes.predict import load
 
     reporter = ConsoleReporter(quiet=quiet)
-    answers = load(run, reporter).predict(inputs, batch_size, reporter)
+    predictor = load(run, reporter)
+    answers = predictor.predict(inputs, batch_size, reporter)
     rows = [_named(given, answer) for given, answer in zip(inputs, answers, strict=True)]
+    if gates:
+        from graftlm.cli._gates import show
+
+        found = {name: values.tolist() for name, values in predictor.gates(inputs, batch_size, reporter).items()}
+        show(found, Path(run), reporter)
+        rows = [
+            {**row, "gates": {name: round(values[place], 4) for name, values in found.items()}}
+            for place, row in enumerate(rows)
+        ]
     if to is not None:
         from graftlm.core.files import write_jsonl
 

@@ -63,10 +63,10 @@ class Theirs:
 
 @dataclass(frozen=True)
 class PeftWords:
-    """A method's translation: `form` of a stored config, and `read` of a PEFT config and its tensors."""
+    """A method's translation: `form` of a stored config, and `read` of a PEFT config of its type and its tensors."""
 
     form: Callable[[Any, Sites], PeftForm]
-    read: Callable[[Mapping[str, Any], Tensors, Sites], Theirs]
+    read: Callable[[Mapping[str, Any], Tensors, Sites], Theirs] | None = None
 
 
 def peft_form(config: MethodConfig, sites: Sites) -> PeftForm:
@@ -86,6 +86,7 @@ def from_peft(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs
     if kind not in METHODS:
         raise unknown("peft_type that can be read", kind, METHODS)
     words: PeftWords = registry.load(PACKAGE, "method", METHODS[kind]).PEFT
+    assert words.read is not None
     return words.read(body, tensors, sites)
 
 

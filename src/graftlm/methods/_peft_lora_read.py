@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from graftlm.core.errors import UserError
-from graftlm.methods._method import acts, parse
+from graftlm.methods._method import UNION, acts, parse
 from graftlm.methods._peft import WHOLE, Theirs, heed, relative
+from graftlm.methods._peft_biases import biases_of, changes
 from graftlm.methods._peft_targets import as_targeted, words
 from graftlm.sites import Branch, Sites, Tensors
 
@@ -63,6 +64,7 @@ REFUSED = {
     "kasa_config": _OTHER,
     "megatron_config": "its layers are split over machines; gather them first",
 }
+BIASES = ("none", "all", "lora_only")
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # these leave the base's weights as they are
 
 
@@ -85,15 +87,26 @@ def read(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
     for path, own in found.items():
         site = branches[sites.prefix + relative(path, sites)].site
         ours |= {f"{site.name}.{name}": tensor for name, tensor in own.items()}
-    return Theirs(config, ours, rest, notes)
+    kind = body.get("bias", "none")
+    if kind == "none":
+        return Theirs(config, ours, rest, notes)
+    biases, rest = biases_of(kind, rest, list(branches), sites)
+    trained = parse("bitfit", {"sites": _biased(biases, sites)})
+    places = [branch.site for branch in acts(trained, sites) if isinstance(branch, Branch)]
+    both = [{"name": part.method, **part.model_dump(mode="json")} for part in (config, trained)]
+    return Theirs(parse(UNION, {"parts": both}), ours | changes(places, biases, sites), rest, notes)
+
+
+def _biased(biases: Mapping[str, Tensor], sites: Sites) -> str | tuple[str, ...]:
+    """Our words for the layers whose biases these are."""
+    if biases.keys() == {site.module for site in sites.biased()}:
+        return "all"
+    return words({module.removeprefix(sites.prefix) for module in biases}, sites)
 
 
 def _plain(body: Mapping[str, Any]) -> None:
-    if body.get("bias", "none") != "none":
-        raise UserError(
-            f'bias = "{body["bias"]}" in adapter_config.json cannot be read: it trains biases beside LoRA, which lora '
-            "does not; fold it into the model with PEFT's merge_and_unload, or train bitfit"
-        )
+    if body.get("bias", "none") not in BIASES:
+        raise UserError(f'bias = "{body["bias"]}" in adapter_config.json is none of {", ".join(BIASES)}')
     start = body.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         raise UserError(

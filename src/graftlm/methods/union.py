@@ -14,6 +14,8 @@ from graftlm.core.errors import UserError
 from graftlm.methods import _method
 from graftlm.methods._gates import Pooling, gated
 from graftlm.methods._method import MethodConfig, parse
+from graftlm.methods._peft import PeftWords
+from graftlm.methods._peft_biases import united
 from graftlm.sites import Act, Branch, Select, Sites
 
 PAPER = "gates: Mao et al. 2021"
@@ -22,6 +24,7 @@ MERGEABLE = True
 LEARNING_RATE = 5e-4
 TRAINS = "what its parts train, and with gates d + 1 numbers a place"
 STORES = "what its parts store, and the gates"
+PEFT = PeftWords(lambda config, sites: united(config.configs, config.gates, sites))
 EXAMPLE = {"parts": ["lora", "prefix"]}
 
 

@@ -98,6 +98,14 @@ class TaskModel:
                 progress.advance(len(batch))
         return out
 
+    def gates(self, features: Sequence[Features], run: str, size: int, reporter: Reporter) -> dict[str, Tensor]:
+        """How far each gate opens for each example: `layer.role.part` -> (examples), in the examples' order."""
+        with self.attached.gates() as found:
+            self.logits(features, run, size, reporter, "gates")
+        batches = sorted_batches([len(row.ids) for row in features], size)
+        places = torch.tensor([place for batch in batches for place in batch]).argsort()
+        return {name: torch.cat(values)[places] for name, values in found.items()}
+
 
 def build(
     base: Base,

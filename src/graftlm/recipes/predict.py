@@ -55,6 +55,15 @@ class Predictor:
             reporter.warn(f"{cut} texts are longer than {self.card.max_length} tokens and were cut")
         return self.model.logits(features, RUN, batch_size, reporter, "predict")
 
+    def gates(self, texts: Sequence[Text], batch_size: int = 64, reporter: Reporter | None = None) -> dict[str, Tensor]:
+        """How far the run's gates open, 0 to 1: `layer.role.part` -> a number a text, in order."""
+        examples = [self._example(text, place) for place, text in enumerate(texts)]
+        features, _ = self.model.features(examples, RUN, self.card.max_length)
+        found = self.model.gates(features, RUN, batch_size, reporter or Silent())
+        if not found:
+            raise UserError(f"this run has no gates: its method is {self.card.method['name']}; unipelt has them")
+        return found
+
     def _example(self, text: Text, place: int) -> Example:
         example = text if isinstance(text, Example) else Example(text) if isinstance(text, str) else Example(*text)
         if (example.text_pair is not None) != self.card.pair:
