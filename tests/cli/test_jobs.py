@@ -203,3 +203,46 @@ def test_labels_that_nobody_names_are_numbers_and_that_is_said(graftlm: Command,
     assert 'warning: PEFT keeps no labels, so the 2 are called "0", "1"' in err
     exit_code, _, err = graftlm("export", "again", "--peft", "again")
     assert (exit_code, err) == (2, "error: again exists; name a new folder\n")
+
+
+def test_gates_are_shown_by_layer_added_to_the_answers_and_plotted(
+    graftlm: Command, model: str, data: str, run: Path
+) -> None:
+    flags = ("--epochs", "1", "-o", "method.hidden=8", "-o", "method.rank=2", "-o", "method.bottleneck=2", "--quiet")
+    found, _, err = graftlm("fit", "--model", model, "--data", data, "--method", "unipelt", "--out", "gated", *flags)
+    assert (found, err) == (0, "")
+    texts = ("--text", "the day is good", "--text", "a day it is bad awful :)")
+    found, out, err = graftlm("predict", "gated", *texts, "--gates", "--batch-size", "1")
+    assert found == 0
+    answers = _lines(out)
+    names = ["attention.query.lora", "attention.value.lora", "attention.prefix", "span.feedforward.adapter"]
+    assert {f"{layer}.{name}" for layer in (0, 1) for name in names} == answers[0]["gates"].keys()
+    assert all(0 < value < 1 for answer in answers for value in answer["gates"].values())
+    assert answers[0]["gates"] != answers[1]["gates"]
+    lines = _plain(err).splitlines()
+    assert lines[0] == "gates, mean ± deviation over 2 texts"
+    assert set(lines[1].split()) == {"layer", *names}
+    assert [line.split()[0] for line in lines[2:4]] == ["0", "1"]
+    assert "plot: gated/gates.html" in lines
+    page = (Path("gated") / "gates.html").read_text(encoding="utf-8")
+    assert "span.feedforward.adapter" in page
+    assert 'src="http' not in page
+
+    found, out, err = graftlm("predict", run, *texts, "--gates")
+    assert (found, out) == (2, "")
+    assert err.endswith("error: this run has no gates: its method is lora; unipelt has them\n")
+
+
+def test_a_union_is_named_by_its_parts(graftlm: Command, model: str, data: str) -> None:
+    flags = ("--model", model, "--data", data, "--epochs", "1", "--quiet")
+    found, out, err = graftlm("fit", *flags, "--method", "lora+ia3", "--out", "one")
+    assert (found, err) == (0, "")
+    Path("u.yaml").write_text("method: {union: [lora, ia3]}\n")
+    found, _, err = graftlm("fit", "u.yaml", *flags, "--out", "two")
+    assert (found, err) == (0, "")
+    assert (Path("one") / "adapter/adapter_model.safetensors").read_bytes() == (
+        Path("two") / "adapter/adapter_model.safetensors"
+    ).read_bytes()
+    found, _, err = graftlm("fit", *flags, "--method", "lora+lora", "--out", "three")
+    assert (found, err) == (2, 'error: two lora cannot be united: both have a tensor "down" at 0.attention.query\n')
+    assert not Path("three").exists()
