@@ -219,6 +219,7 @@ def plainly(base: nn.Module, rows: Sequence[Sequence[int]], side: str = "right",
 
 
 LORA = {"name": "lora", "rank": 2, "alpha": 4}
+NORMED = {"name": "adapter", "bottleneck": 3, "layer_norms": True}
 HOULSBY = {"name": "adapter", "variant": "houlsby", "bottleneck": 3}
 PREFIX = {"name": "prefix", "length": 2, "hidden": 5}
 
@@ -248,7 +249,7 @@ METHODS: Mapping[str, MethodConfig] = {
     "mam": MamConfig(length=3, hidden=5, bottleneck=3),
     "union-scaled": UnionConfig(parts=(LORA, "ia3")),
     "union-prompted": UnionConfig(parts=(LORA, {"name": "prompt-tuning", "length": 3}, PREFIX)),
-    "union-gated": UnionConfig(parts=({**LORA, "init": "pissa"}, "ia3", HOULSBY, PREFIX), gates=True),
+    "union-gated": UnionConfig(parts=(LORA, "ia3", NORMED, PREFIX), gates=True),
     "full": FullConfig(),
     "top-k": TopKConfig(k=1),
     "head": HeadConfig(),

@@ -235,7 +235,7 @@ def test_gates_are_shown_by_layer_added_to_the_answers_and_plotted(
 
 def test_a_union_is_named_by_its_parts(graftlm: Command, model: str, data: str) -> None:
     flags = ("--model", model, "--data", data, "--epochs", "1", "--quiet")
-    found, out, err = graftlm("fit", *flags, "--method", "lora+ia3", "--out", "one")
+    found, _, err = graftlm("fit", *flags, "--method", "lora+ia3", "--out", "one")
     assert (found, err) == (0, "")
     Path("u.yaml").write_text("method: {union: [lora, ia3]}\n")
     found, _, err = graftlm("fit", "u.yaml", *flags, "--out", "two")

@@ -43,8 +43,8 @@ MERGEABLE = (*LORAS, "lora-pissa", "lora-embedding", "ia3", "bitfit", "union-sca
 STILL = dict.fromkeys((*LORAS, "parallel", "union-scaled", "union-prompted"), r"\.down") | {
     "lora-embedding": r"\.up",
     "mam": r"span\.feedforward\.down",
-    "unipelt": r"attention\.(query|value)\.(down|lora-gate)",
-    "union-gated": r"lora-gate|ia3-gate|norm\.\w+\.adapter-gate",
+    "unipelt": r"(query|value)\.(down|lora-gate)",
+    "union-gated": r"(query|value)\.(down|lora-gate)|ia3-gate|norm\.\w+\.adapter-gate",
 }
 TIED = [(family, "lora-embedding") for family in ENCODER_DECODER]  # three modules share one embedding
 

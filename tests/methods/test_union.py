@@ -188,6 +188,18 @@ def test_a_union_hands_on_what_its_parts_need_and_keeps_what_they_keep() -> None
     assert union("lora", "prefix").parts[0].items() >= DEFAULT.items()
 
 
+@torch.no_grad()
+def test_a_gated_pissa_is_kept_as_plain_lora_with_its_gates() -> None:
+    config = union({**LORA, "init": "pissa"}, PREFIX, gates=True)
+    attached = attach(model("bert"), {"a": config})
+    randomise_runs(attached)
+    wanted, stored = outputs(attached, NAMES, TEXTS), attached.kept("a")
+    again = attach(model("bert"), {"a": kept(config)})
+    again.load("a", stored)
+    assert close(outputs(again, NAMES, TEXTS), wanted)
+    assert stored["0.attention.query.down"].shape[0] == 2 * LORA["rank"]
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2", "phi3"])
 @pytest.mark.parametrize(
     "parts", [(LINEAR, "ia3"), ("ia3", LINEAR), (LINEAR, "ia3", "bitfit"), ("ia3", "bitfit", LINEAR)]

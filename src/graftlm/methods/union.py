@@ -15,7 +15,7 @@ from graftlm.methods import _method
 from graftlm.methods._gates import Pooling, gated
 from graftlm.methods._method import MethodConfig, parse
 from graftlm.methods._peft import PeftWords
-from graftlm.methods._peft_biases import united
+from graftlm.methods._peft_union import united
 from graftlm.sites import Act, Branch, Select, Sites
 
 PAPER = "gates: Mao et al. 2021"
