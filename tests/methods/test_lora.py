@@ -82,7 +82,8 @@ def test_dora_trains_after_it_answered_in_inference_mode() -> None:
     with torch.inference_mode():
         found(attached)
     sum(row.sum() for row in found(attached)).backward()
-    assert all(value.grad is not None for value in attached.parameters_of("a").values())
+    own = {name: value for name, value in attached.parameters_of("a").items() if "pooler" not in name}
+    assert all(value.grad is not None for value in own.values())
 
 
 @pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])

@@ -1,5 +1,6 @@
 """torch.compile: one graph for mixed batches of any shape, forward and backward, in whatever order the runs stand."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -105,3 +106,16 @@ def test_every_family_compiles_whole_with_lora_and_a_prefix(family: str) -> None
     found, wanted = output(compiled(**batch)), output(attached(**batch))
     assert torch.allclose(found[real_of(batch)], wanted[real_of(batch)], atol=1e-4)
     assert not counters["graph_break"]
+
+
+@pytest.mark.usefixtures("_dynamo")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++ here")
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_inductor_gives_the_eager_models_outputs_and_gradients(family: str) -> None:
+    attached = attach(model(family, num_hidden_layers=1), {run: RUNS[run] for run in ("lora", "prefix")}).train()
+    randomise_runs(attached)
+    compiled = torch.compile(attached, fullgraph=True)
+    found, wanted = (meet(attached, through, ["lora", "lora", "prefix"], 6) for through in (compiled, attached))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.allclose(found[name], value, atol=1e-4), name

@@ -15,6 +15,7 @@ from graftlm.core.aliases import ALIASES
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import new_folder
 from graftlm.core.hub import unreachable
+from graftlm.sites import Sites
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Base:
     tokenizer: Any
     fingerprint: str
     missing: frozenset[str]
+
+    def sites(self) -> Sites:
+        """Where methods may act on it; ask before anything is attached."""
+        return Sites(self.model, self.tokenizer, self.missing)
 
     @property
     def pad_id(self) -> int:

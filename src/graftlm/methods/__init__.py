@@ -1,6 +1,6 @@
 """Methods: a file each. `attach` puts runs of any of them on one frozen base."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,13 +16,15 @@ def attach(
     *,
     seeds: Mapping[str, int] | None = None,
     tokenizer: Any = None,
+    missing: Collection[str] = (),
 ) -> Attached:
     """Puts runs on a frozen base: `attach(model, {"a": LoraConfig(rank=4), "b": BitfitConfig()})`.
 
     A run's name may be anything. `seeds` (0 by default) fix each run's initial values; `tokenizer` is needed only
-    by initial values that name words. `attached.detach()` gives the base back, bit for bit.
+    by initial values that name words; `missing` names parameters that the checkpoint lacks. `attached.detach()` gives
+    the base back, bit for bit.
     """
-    sites = Sites(base, tokenizer)
+    sites = Sites(base, tokenizer, missing)
     given = seeds or {}
     return Attached(
         sites,

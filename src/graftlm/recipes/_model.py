@@ -117,7 +117,7 @@ def build(
 ) -> TaskModel:
     """Attaches the runs and their heads."""
     size = sum(parameter.numel() for parameter in base.model.parameters())
-    attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer)
+    attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing)
     made = SequenceHead(attached, head, task.outputs(labels), base.missing)
     virtual = {run: _virtual(attached, run) for run in methods}
     return TaskModel(base, attached, made, task, virtual, {run: _limit(base, attached, run) for run in methods}, size)

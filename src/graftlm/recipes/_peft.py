@@ -8,7 +8,7 @@ from torch import Tensor
 from graftlm.core.settings import HeadConfig
 from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
-from graftlm.sites import Sites, Tensors, Tokens
+from graftlm.sites import Act, Branch, Sites, Tensors, Tokens
 from graftlm.tasks import head_keys
 
 # Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
@@ -63,12 +63,22 @@ def _sayable(model: TaskModel, head: HeadConfig) -> None:
         raise NoWordsError(
             f"PEFT has no words for pooling = {head.pooling}: it takes the architecture's own, which is the default"
         )
-    prompted = any(isinstance(act, Tokens) for own in model.attached.acts.values() for act in own)
+    dense = model.head.dense_path if model.head.trains_dense else None
+    if dense and any(isinstance(act, Branch) and act.site.module == dense for act in _acts(model)):
+        raise NoWordsError(
+            f"PEFT trains {dense} whole or through a method, not both; this base lacks it, so a run trains it whole: "
+            "name the method's sites without it"
+        )
+    prompted = any(isinstance(act, Tokens) for act in _acts(model))
     if prompted and sites.head.pool != "last" and head.pooling == "default":
         raise NoWordsError(
             f"PEFT counts a prompt's virtual tokens when {sites.family}'s head pools (the {sites.head.pool} token), "
             "ours does not; train with head.pooling = virtual for a run that PEFT can read"
         )
+
+
+def _acts(model: TaskModel) -> list[Act]:
+    return [act for own in model.attached.acts.values() for act in own]
 
 
 def _module(path: str, sites: Sites) -> str:

@@ -15,7 +15,6 @@ from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import build
 from graftlm.recipes._peft import with_head
 from graftlm.recipes.predict import RUN, opened
-from graftlm.sites import Sites
 
 VLLM_RANK = 16  # its default max_lora_rank
 VLLM_HEADS = ("score", "classifier")
@@ -40,7 +39,7 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
     if target.exists():
         raise UserError(f"{target} exists; name a new folder")
     card, base, method = opened(path)
-    form = methods.peft_form(method, Sites(base.model, base.tokenizer))
+    form = methods.peft_form(method, base.sites())
     head = HeadConfig.parse(card.head, where="head.")
     model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
     form = with_head(form, model, head)

@@ -27,7 +27,7 @@ from graftlm.recipes._cut import remembered
 from graftlm.recipes._history import History
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
-from graftlm.sites import Select, Sites
+from graftlm.sites import Select
 from graftlm.tasks import Features, TaskData
 from graftlm.training import Outcome, Plan, optimizers, train
 
@@ -97,7 +97,7 @@ def _assemble(
     reporter: Reporter,
 ) -> tuple[TaskModel, methods.PeftForm | None]:
     set_seed(config.seed)
-    sites = Sites(base.model, base.tokenizer)
+    sites = base.sites()
     if sites.notice:
         reporter.warn(sites.notice)
     if config.training.gradient_checkpointing and sites.table is not None and not sites.table.checkpointing:

@@ -15,7 +15,7 @@ from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes.predict import RUN
-from graftlm.sites import Sites, Tokens
+from graftlm.sites import Tokens
 from graftlm.tasks import head_keys
 
 
@@ -45,13 +45,13 @@ def import_peft(
             "Python, graftlm.methods.from_peft reads it for a model of your own"
         )
     base = load_base(_model(body, model, source))
-    theirs = methods.from_peft(body, tensors, Sites(base.model, base.tokenizer))
+    theirs = methods.from_peft(body, tensors, base.sites())
     for note in theirs.notes:
         reporter.line(note)
     outputs = _outputs(theirs.rest, base)
     task = task or ("regression" if outputs == 1 else "classification")
     chosen = _labels(task, labels, outputs, reporter)
-    form = method_form(theirs.config, Sites(base.model, base.tokenizer))
+    form = method_form(theirs.config, base.sites())
     head = HeadConfig(pooling=_pooling(theirs.config, base))
     built = build(base, {RUN: theirs.config}, head, tasks.task(task), chosen, {RUN: 0})
     ours = {**theirs.tensors, **_head(theirs.rest, built, reporter)}
@@ -79,9 +79,9 @@ def _model(body: Mapping[str, Any], model: str | None, source: Path) -> str:
 
 
 def _classifier(base: Base) -> str:
-    family = Sites(base.model).head
+    family = base.sites().head
     if family is None:
-        raise UserError(f'the architecture "{Sites(base.model).family}" has no table, so its classifier is not known')
+        raise UserError(f'the architecture "{base.sites().family}" has no table, so its classifier is not known')
     return family.classifier
 
 
@@ -113,7 +113,7 @@ def _labels(task: str, labels: Sequence[str], outputs: int, reporter: Reporter) 
 
 def _pooling(method: methods.MethodConfig, base: Base) -> Any:
     """PEFT counts a prompt's virtual tokens when a head pools, which shows unless it takes the last one."""
-    sites = Sites(base.model, base.tokenizer)
+    sites = base.sites()
     prompted = any(isinstance(act, Tokens) for act in methods.acts(method, sites))
     return "virtual" if prompted and sites.head is not None and sites.head.pool != "last" else "default"
 

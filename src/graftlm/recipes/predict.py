@@ -14,7 +14,6 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import with_head
-from graftlm.sites import Sites
 
 RUN = "run"
 Text = str | tuple[str, str] | Example
@@ -80,7 +79,7 @@ def load(run: str | Path, reporter: Reporter | None = None, *, strength: float =
     reporter = reporter or Silent()
     path = Path(run)
     card, base, method = opened(path)
-    form = methods.peft_form(method, Sites(base.model, base.tokenizer)) if card.layout == "peft" else None
+    form = methods.peft_form(method, base.sites()) if card.layout == "peft" else None
     head = HeadConfig.parse(card.head, where="head.")
     model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
     whole = None if form is None else with_head(form, model, head)

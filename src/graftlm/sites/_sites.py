@@ -1,7 +1,7 @@
 """Sites: the places of one model where a method may act, found by its family's table or by structure."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,19 +10,22 @@ from transformers.pytorch_utils import Conv1D
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.sites._finding import architecture_of, backbone_of, blocks_of, by_structure, by_table
-from graftlm.sites._site import Attention, Site, layer_site
+from graftlm.sites._site import Attention, Site, is_linear, layer_site
 from graftlm.sites._table import ROLES, SPANS, STACKS, Head
 from graftlm.sites._view import frozen_weight
 
+CLASSIFIERS = ("classifier", "score")  # layers of a task's own, which runs store as heads
+
 
 class Sites:
-    """The sites of one model (which may lie on the meta device).
+    """The sites of one model (which may lie on the meta device). `missing`: parameters that its checkpoint lacks.
 
     Errors name what was asked and the nearest that this model has.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any = None):
+    def __init__(self, model: nn.Module, tokenizer: Any = None, missing: Collection[str] = ()):
         self.model = model
+        self.missing = missing
         self.tokenizer = tokenizer
         self.config: Any = getattr(model, "config", None)
         self.family = str(getattr(self.config, "model_type", type(model).__name__))
@@ -101,6 +104,18 @@ class Sites:
         width = int(self.config.get_text_config().hidden_size)
         return tuple(by_table(self.table, modules, self.stacks, self.prefix, width))
 
+    @cached_property
+    def others(self) -> tuple[Site, ...]:
+        """Linear layers that no role names, such as the first of an encoder's LM head; none without a table."""
+        known = {site.module for site in self.all}
+        heads = [name for name in CLASSIFIERS if hasattr(self.model, name)]
+        output = getattr(self.model, "get_output_embeddings", lambda: None)()
+        return tuple(
+            layer_site(path, None, path, module)
+            for path, module in (self.model.named_modules() if self.table is not None else ())
+            if is_linear(module) and path not in known and module is not output and path.split(".")[0] not in heads
+        )
+
     def with_roles(self, roles: Iterable[str]) -> list[Site]:
         """The sites of some roles; a role that this model lacks is refused by name."""
         wanted = list(roles)
@@ -150,8 +165,18 @@ class Sites:
         return found
 
     def linear(self) -> list[Site]:
-        """Every linear layer inside the repeated blocks."""
-        return [site for site in self.all if site.kind == "linear" and site.layer is not None]
+        """Every linear layer, as PEFT's "all-linear": not the output layer, nor a pooler that no classifier reads.
+
+        A layer that the checkpoint lacks is left to the head. Of a model without a table, those inside its blocks.
+        """
+        read = self.head is not None and not self.head.fresh and self.head.dense is not None
+        left_out = ("lm_head",) if read else ("lm_head", "pooler")
+        lacking = {self.prefix + name.rpartition(".")[0] for name in self.missing}
+        return [
+            site
+            for site in (*self.all, *self.others)
+            if site.kind == "linear" and site.role not in left_out and site.module not in lacking
+        ]
 
     def norms(self) -> list[Site]:
         return [site for site in self.all if site.kind == "norm"]
@@ -230,7 +255,7 @@ class Sites:
     def _modules(self, matches: Callable[[str], bool]) -> list[Site]:
         """Whole modules (a fused layer is one site) whose paths, with or without the backbone's prefix, match."""
         found: dict[str, Site] = {}
-        for site in self.all:
+        for site in (*self.all, *self.others):
             short = site.module.removeprefix(self.prefix)
             if site.kind == "span" or not (matches(site.module) or matches(short)):
                 continue
