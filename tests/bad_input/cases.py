@@ -55,7 +55,7 @@ def refused(case: Case, call: Call) -> None:
     said = err.splitlines()[-1]
     assert (found, out) == (2, ""), err
     assert said.startswith("error: ")
-    assert case.said in said
+    assert case.said in said, said
     assert "Traceback" not in err
     assert listing(Path()) == before
 

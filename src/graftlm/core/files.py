@@ -56,6 +56,8 @@ def read_json(path: Path, what: str) -> Any:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder written whole under a temporary name and renamed to `path` at the end; an older one is replaced."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to nothing; name a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
