@@ -23,7 +23,11 @@ def config(name: str, text: str | bytes, said: str) -> Case:
 CASES = [
     Case("unknown command", "fti --model model", 'no command "fti"; did you mean "fit"?'),
     Case("unknown flag", fit("--epoch 1"), 'no option "--epoch"; did you mean "--epochs"?'),
-    Case("a flag's value of another kind", fit("--seed many"), "invalid value for '--seed': Input should be a valid integer"),
+    Case(
+        "a flag's value of another kind",
+        fit("--seed many"),
+        "invalid value for '--seed': Input should be a valid integer",
+    ),
     Case("unknown method", fit(method="lroa"), 'no method "lroa"; did you mean "lora"?'),
     Case("unknown task", fit("--task clasification"), 'no task "clasification"; did you mean "classification"?'),
     option("traning.epochs=1", 'no option "traning"; did you mean "training"?'),

@@ -41,7 +41,18 @@ class TaskModel:
         limit = self.limits[run]
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
-        return encoded(examples, self.base.tokenizer, max_length or limit, self.cache)
+        features, cut = encoded(examples, self.base.tokenizer, max_length or limit, self.cache)
+        self._check_words(max((max(row.ids) for row in features), default=0))
+        return features, cut
+
+    def _check_words(self, highest: int) -> None:
+        """Refuses a tokenizer of another model: its ids would be taken for virtual tokens."""
+        if highest >= self.attached.sites.vocabulary:
+            word = self.base.tokenizer.convert_ids_to_tokens(highest)
+            raise UserError(
+                f'the tokenizer of "{self.base.source.name}" gives token {highest} ("{word}"), but the model has '
+                f"{self.attached.sites.vocabulary} words: they do not belong together"
+            )
 
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
         """Each run's features, run after run -> logits (rows outputs) in that order."""
