@@ -15,7 +15,7 @@ from torch import Tensor
 from graftlm.checkpoint._card import CONFIG, OURS, WEIGHTS, Card, adapter_folder, check_files, sealed
 from graftlm.core.errors import UserError
 from graftlm.core.files import new_folder, read_json, write_bytes, write_json, write_text
-from graftlm.methods import PeftForm
+from graftlm.methods import PeftForm, check_body
 
 README, PICKLED = "README.md", "adapter_model.bin"
 
@@ -55,6 +55,7 @@ def load_peft(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     body = read_json(folder / CONFIG, "PEFT config")
     if not isinstance(body, dict):
         raise UserError(f"{folder / CONFIG} does not hold a config but {type(body).__name__}")
+    check_body(body)
     if not (folder / WEIGHTS).exists() and (folder / PICKLED).exists():
         raise UserError(
             f"{folder / PICKLED} is a pickle, which could run code, and is not read; load it in PEFT where you trust "

@@ -108,10 +108,10 @@ def check_files(folder: Path, card: Card) -> None:
     """Refuses a folder whose other files are not those that its card was written with."""
     for name in (CONFIG, WEIGHTS):
         path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is {'no file' if path.exists() else 'missing'}")
         try:
             found = file_hash(path)
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         _compare(path, card, found)
@@ -127,6 +127,8 @@ def adapter_folder(run: Path) -> Path:
             [path for path in run.parent.iterdir() if (path / "adapter" / OURS).exists()] if run.parent.is_dir() else []
         )
         raise UserError(f"no run at {run}" + (f"; there is {', '.join(sorted(map(str, near))[:5])}" if near else ""))
+    if not run.is_dir():
+        raise UserError(f"{run} is a file; a run is a folder")
     if (run / CONFIG).exists():
         raise UserError(f"{run} is an adapter of PEFT's, not a run; graftlm import {run} --out RUN makes one of it")
     raise UserError(f"{run} holds no finished run: {run / 'adapter' / OURS} is missing")

@@ -129,9 +129,11 @@ def blank(source: ModelSource) -> nn.Module:
     _check_kind(source, config)
     try:
         with torch.device("meta"):
-            return AutoModel.from_config(config)
+            model = AutoModel.from_config(config)
     except Exception as error:
         raise _not_loaded(source, error) from None
+    _check_embedding(source, model)
+    return model
 
 
 def load_base(name: str, cache: Path | None = None) -> Base:
@@ -159,6 +161,7 @@ def load_base(name: str, cache: Path | None = None) -> Base:
         raise _not_loaded(source, error) from None
     missing = frozenset(str(key) for key in info["missing_keys"])
     _check_weights(name, type(model).__name__, missing, info["mismatched_keys"])
+    _check_embedding(source, model)
     check_folder(folder)  # again: of a hub's name, most files have come only now
     return Base(source, model.eval(), tokenizer, fingerprint(folder), missing)
 
@@ -177,6 +180,17 @@ def _check_kind(source: ModelSource, config: Any) -> None:
         raise UserError(
             f'the model "{source.name}" is of type {config.model_type}, which takes {kind.main_input_name} and no texts'
         )
+
+
+def _check_embedding(source: ModelSource, model: Any) -> None:
+    """Refuses a model that takes texts beside something else, which has no one word embedding."""
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError:
+        raise UserError(
+            f'the model "{source.name}" is a {type(model).__name__}, which takes more than texts; a model of texts '
+            "alone would work"
+        ) from None
 
 
 def _tokenizer(source: ModelSource) -> Any:

@@ -49,6 +49,8 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 def read_json(path: Path, what: str) -> Any:
     """JSON from a file of no more than 64 MiB; `what` names the file's purpose in an error."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no file, so it is no {what}")
         if path.stat().st_size > MOST_JSON:
             raise UserError(f"{path} is larger than {MOST_JSON >> 20} MiB, which no {what} is")
         return json.loads(path.read_text(encoding="utf-8"))

@@ -43,6 +43,9 @@ def evaluate(
     )
     data = recut(data, stored.get("cut"))
     loaded = tasks.load(data, card.task, splits=(split,), labels=card.labels)
+    if loaded.pair != card.pair:
+        wanted, found = ("pairs of texts", "single texts") if card.pair else ("single texts", "pairs")
+        raise UserError(f"{run} was trained on {wanted}, and {data.path} has {found}; map the text columns")
     examples = loaded.splits[split]
     predictor.model.cache = default_folder() if data.cache and stored.get("cache", True) else None
     started = time.perf_counter()
