@@ -18,8 +18,12 @@ def _regex(text: str) -> str:
     return text
 
 
+def _words(value: str | list[str] | None) -> str | list[str] | None:
+    return _regex(value) if isinstance(value, str) else value
+
+
 Regex = Annotated[str, AfterValidator(_regex)]
-Words = list[str] | Regex | None
+Words = Annotated[str | list[str] | None, AfterValidator(_words)]  # a text alone is a regex, as in PEFT
 
 
 class PeftBody(Config):
@@ -40,7 +44,7 @@ class PeftBody(Config):
     feedforward_modules: Words = None
     modules_to_save: list[Regex] | None = None
     layers_to_transform: int | list[int] | None = None
-    layers_pattern: Regex | list[Regex] | None = None
+    layers_pattern: list[Regex] | Regex | None = None
     num_virtual_tokens: PositiveInt | None = None
     num_transformer_submodules: PositiveInt | None = None
     num_attention_heads: PositiveInt | None = None
