@@ -186,3 +186,9 @@ def test_odd_data_are_read(name: str, graftlm: Call) -> None:
     assert graftlm(*fit("--epochs 1", data=file).split())[0] == 0
     card = json.loads(Path("out/adapter/graftlm.json").read_text())
     assert card["labels"] == ["bad", "good"]
+
+
+@pytest.mark.slow
+def test_a_million_labels_are_refused(graftlm: Call) -> None:
+    content = "".join(f'{{"text": "a", "label": {number}}}\n' for number in range(1_000_000))
+    refused(one("a million labels", "a.jsonl has 1,000,000 different labels, and 10,000 is the most", content), graftlm)
