@@ -26,22 +26,25 @@ class _Touch:
 
 
 CASES = [
-    Case("no data", fit(data="dta"), 'error: no file or folder "dta"; did you mean "data"?'),
-    Case("a pickle of a model", fit(), "is a pickle, which could run code, and is not read", change=pickled),
-    Case("a pickle of PEFT's", "import theirs --out out", "is a pickle, which could run code", change=peft_pickle),
-    Case("code beside a model", fit(), "error: the model", change=remote_code(model_type="own")),
     Case(
         "YAML that runs a command",
         "fit a.yaml",
         "error: config file a.yaml line 1: not YAML",
         {"a.yaml": "model: !!python/object/apply:os.system ['touch pwned']\n"},
     ),
+    Case("a pickle of a model", fit(), "is a pickle, which could run code, and is not read", change=pickled),
+]
+SLOW = [
+    Case("no data", fit(data="dta"), 'error: no file or folder "dta"; did you mean "data"?'),
+    Case("a pickle of PEFT's", "import theirs --out out", "is a pickle, which could run code", change=peft_pickle),
+    Case("code beside a model", fit(), "error: the model", change=remote_code(model_type="own")),
     Case("a line of a gigabyte", fit(data="a.jsonl"), "error: a.jsonl line 1 is longer than 16 MiB", change=sparse),
     Case("a changed byte", "predict run --text good", "is not as it was written", change=flipped(WEIGHTS, 0.9)),
 ]
+ALL = [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_the_command_refuses_and_leaves_nothing(case: Case) -> None:
     prepare(case)
     before = listing(Path())

@@ -1,7 +1,7 @@
 """Files in and out: base models and adapters."""
 
 from graftlm.checkpoint._adapter import load_peft, load_tensors, save_adapter, save_peft
-from graftlm.checkpoint._card import Card, adapter_folder, load_card
+from graftlm.checkpoint._card import Card, adapter_folder, check_files, load_card
 from graftlm.checkpoint._models import ALIASES, Base, ModelSource, blank, load_base, load_config, resolve
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ModelSource",
     "adapter_folder",
     "blank",
+    "check_files",
     "load_base",
     "load_card",
     "load_config",

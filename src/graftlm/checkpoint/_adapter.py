@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from graftlm.checkpoint._card import CONFIG, OURS, WEIGHTS, Card, adapter_folder, check_files, sealed
+from graftlm.checkpoint._card import CONFIG, OURS, WEIGHTS, Card, adapter_folder, sealed
 from graftlm.core.errors import UserError
 from graftlm.core.files import new_folder, read_json, write_bytes, write_json, write_text
 from graftlm.methods import PeftForm, check_body
@@ -66,9 +66,7 @@ def load_peft(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def load_tensors(run: Path, card: Card, peft: PeftForm | None = None) -> dict[str, Tensor]:
     """A run's tensors under our names. A run in PEFT's layout needs its form, which its method and model give."""
-    folder = adapter_folder(run)
-    check_files(folder, card)
-    stored = _stored(folder / WEIGHTS)
+    stored = _stored(adapter_folder(run) / WEIGHTS)
     if card.layout != "peft":
         return stored
     assert peft is not None, "a run in PEFT's layout is read by its form"

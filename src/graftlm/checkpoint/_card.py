@@ -104,10 +104,10 @@ def load_card(run: Path) -> Card:
     return card
 
 
-def check_files(folder: Path, card: Card) -> None:
-    """Refuses a folder whose other files are not those that its card was written with."""
+def check_files(run: Path, card: Card) -> None:
+    """Refuses a run whose adapter's other files are not those that its card was written with."""
     for name in (CONFIG, WEIGHTS):
-        path = folder / name
+        path = adapter_folder(run) / name
         if not path.is_file():
             raise UserError(f"{path} is {'no file' if path.exists() else 'missing'}")
         try:
