@@ -75,7 +75,7 @@ def _read_json(path: Path) -> Table:
 def _parsed(text: str, at: str, path: Path) -> Any:
     hint = "; a .json file holds a list of objects, or one object a line" if path.suffix.lower() == ".json" else ""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{at}: not JSON ({error.msg} at character {error.pos + 1}){hint}") from None
     except (ValueError, RecursionError) as error:
@@ -88,6 +88,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
         raise ValueError(f'"{twice}" stands twice in one object')
     return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)  # json.loads would make one for each line
 
 
 def _object(row: Any, at: str) -> dict[str, Any]:
