@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError, unknown
 
+
 @dataclass
 class Chunk:
     """Rows `start:stop` of a batch, or those at `places` where they lie scattered, and which of a bank's runs they are.
