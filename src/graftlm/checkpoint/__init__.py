@@ -10,6 +10,7 @@ from graftlm.checkpoint._adapter import (
     save_peft,
 )
 from graftlm.checkpoint._models import ALIASES, Base, ModelSource, load_base, load_config, resolve
+from graftlm.checkpoint._state import drop_later, drop_states, load_state, save_state
 
 __all__ = [
     "ALIASES",
@@ -17,12 +18,16 @@ __all__ = [
     "Card",
     "ModelSource",
     "adapter_folder",
+    "drop_later",
+    "drop_states",
     "load_base",
     "load_card",
     "load_config",
     "load_peft",
+    "load_state",
     "load_tensors",
     "resolve",
     "save_adapter",
     "save_peft",
+    "save_state",
 ]
