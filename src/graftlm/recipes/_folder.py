@@ -63,6 +63,7 @@ class RunFolder:
             raise UserError(f"out = {self.path} is a file; name a folder")
         if self.path.is_dir():
             self._hold()
+            sweep(self.path)
             if not overwrite and any(entry.name != LOCK for entry in self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty; {self._way_out()}")
 
