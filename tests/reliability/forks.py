@@ -10,6 +10,8 @@ import resource
 import sys
 import traceback
 
+import scipy.stats  # noqa: F401
+import sklearn.metrics  # noqa: F401
 import torch
 
 import graftlm.recipes.fit

@@ -63,7 +63,6 @@ def fit(
     Example:
       graftlm fit --model minilm --task classification \\
         --data examples/data/tweets --method lora --out runs/tweets
-      graftlm fit --resume runs/tweets
     """
     training = given(
         learning_rate=lr,

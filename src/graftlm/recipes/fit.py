@@ -20,6 +20,7 @@ from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import remembered
 from graftlm.recipes._folder import RunFolder, explained, halting
+from graftlm.recipes._memory import warn_of_memory
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._origin import origin, peak_memory, threads
 from graftlm.recipes._peft import method_form, run_form
@@ -79,6 +80,7 @@ def _train(
     model.cache = default_folder() if config.data.cache else None
     with Stopper() as stopper, explained(folder):
         plan, losses, max_length = _plan(config, model, data, method, metric, stopper, reporter)
+        warn_of_memory(model, RUN, plan, reporter)
         started = _started(config, method, origin(data, base.fingerprint, accelerator.device))
         enter(started)
         with folder.history() as history, halting(folder, stopper):
