@@ -128,3 +128,18 @@ def test_handlers_are_given_back_and_untouched_outside_the_main_thread(world: Pa
     thread.start()
     thread.join()
     assert found[0].steps > 0
+
+
+def test_a_signal_that_comes_when_all_steps_are_taken_is_not_swallowed(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = _folder.RunFolder.end
+
+    def ended(self: _folder.RunFolder, record: Any, state: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, record, state)
+
+    monkeypatch.setattr(_folder.RunFolder, "end", ended)
+    with pytest.raises(KeyboardInterrupt, match="run was done when it was asked to stop"):
+        graftlm.fit(**options(world, "head", tmp_path / "run"))
+    assert graftlm.fit(resume=tmp_path / "run").steps > 0

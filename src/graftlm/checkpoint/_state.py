@@ -3,6 +3,7 @@
 The pointer is renamed into place after the folder, so that a kill at any moment leaves the old or the new state.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapp
     with new_folder(folder, parents=False) as temporary:
         write_bytes(temporary / TENSORS, lambda path: save_file(_own(tensors), path))
         write_json(temporary / VALUES, {"version": VERSION, "step": step, **values})
-    write_json(run / POINTER, {"checkpoint": folder.name})
+    write_json(run / POINTER, {"checkpoint": folder.name, "sha256": _hashes(folder)})
     _prune(run, step, max(keep, 1))
 
 
@@ -42,11 +43,14 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{run / POINTER} does not name a checkpoint; {_advice(run)}")
     try:
-        values = read_json(run / name / VALUES, "checkpoint")
-        tensors = {key: tensor.clone() for key, tensor in stored(run / name / TENSORS).items()}  # no longer the file's
-    except UserError as error:
-        raise UserError(f"{error}; {_advice(run)}") from None
-    if not isinstance(values, dict) or values.get("version") != VERSION:
+        whole = _hashes(run / name) == pointer.get("sha256")
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {str(error.strerror).lower()}; {_advice(run)}") from None
+    if not whole:
+        raise UserError(f"{run / name} is damaged: its files are not those that were written; {_advice(run)}")
+    values = read_json(run / name / VALUES, "checkpoint")
+    tensors = {key: tensor.clone() for key, tensor in stored(run / name / TENSORS).items()}  # no longer the file's
+    if values["version"] != VERSION:
         raise UserError(f"{run / name} is not of version {VERSION}, which this graftlm reads; {_advice(run)}")
     return tensors, values
 
@@ -84,6 +88,17 @@ def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
         for name, tensor in moved.items()
     }
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in (TENSORS, VALUES):
+        digest = hashlib.sha256()
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        found[name] = digest.hexdigest()
+    return found
 
 
 def _advice(run: Path) -> str:

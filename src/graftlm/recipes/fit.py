@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graftlm import methods, tasks
 from graftlm.checkpoint import Base, Card, drop_states, load_base, load_card, save_adapter
-from graftlm.core.errors import UserError, unknown
+from graftlm.core.errors import Stopped, UserError, unknown
 from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import RunRecord
 from graftlm.core.reporter import Reporter, Silent
@@ -78,10 +78,11 @@ def _train(
     accelerator = accelerator_of(config)
     model, peft = _assemble(config, base, method, task, data, accelerator.device, reporter)
     model.cache = default_folder() if config.data.cache else None
-    with Stopper() as stopper, explained(folder):
-        plan, losses, max_length = _plan(config, model, data, method, metric, stopper, reporter)
-        warn_of_memory(model, RUN, plan, reporter)
-        started = _started(config, method, origin(data, base.fingerprint, accelerator.device))
+    stopper = Stopper()
+    plan, losses, max_length = _plan(config, model, data, method, metric, stopper, reporter)
+    warn_of_memory(model, RUN, plan, reporter)
+    started = _started(config, method, origin(data, base.fingerprint, accelerator.device))
+    with stopper, explained(folder):
         enter(started)
         with folder.history() as history, halting(folder, stopper):
             plan.record = history.write
@@ -95,7 +96,10 @@ def _train(
             )
             outcome = train(losses, {RUN: plan}, accelerator, reporter, keeping)[RUN]
             accelerator.end_training()
-        return _save(config, folder, model, data, method, outcome, peft, max_length, started, reporter)
+        record = _save(config, folder, model, data, method, outcome, peft, max_length, started, reporter)
+    if stopper.signal is not None:
+        raise Stopped(f"{folder.path} was done when it was asked to stop", stopper.signal)
+    return record
 
 
 def _started(config: FitConfig, method: methods.MethodConfig, found: Mapping[str, Any]) -> dict[str, Any]:
