@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from graftlm.core.records import not_finite
 from graftlm.core.reporter import Progress, Reporter
 from graftlm.training._keeping import Keeper, Keeping, Leave
-from graftlm.training._memory import Pieces, out_of_memory
+from graftlm.training._memory import Pieces, first_line, out_of_memory
 from graftlm.training._state import Outcome, Plan, State, restore, start
 
 Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str, Tensor]]
@@ -79,10 +79,10 @@ def _step(losses: Losses, states: Mapping[str, State], step: int, accelerator: A
     """One optimizer step of each active run; gives the number of examples seen."""
     drawn = {run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()}
     sizes = {run: sum(map(len, parts)) for run, parts in drawn.items()}
-    while (sums := _gradients(losses, drawn, sizes, step, accelerator, pieces)) is None:
+    while isinstance(sums := _gradients(losses, drawn, sizes, step, accelerator, pieces), str):
         for state in states.values():
             state.optimizer.zero_grad()
-        pieces.halve(drawn, step + 1)
+        pieces.halve(drawn, step + 1, sums)
     for run, state in states.items():
         _update(state, sums[run])
         state.outcome.examples += sizes[run]
@@ -96,8 +96,8 @@ def _gradients(
     step: int,
     accelerator: Accelerator,
     pieces: Pieces,
-) -> dict[str, float] | None:
-    """Fills the gradients of a step's mean losses, and gives those; None where memory ran out."""
+) -> dict[str, float] | str:
+    """Fills the gradients of a step's mean losses, and gives those, or the allocator's words where memory ran out."""
     sums = dict.fromkeys(drawn, 0.0)
     try:
         for part in range(max(map(len, drawn.values()))):
@@ -111,7 +111,7 @@ def _gradients(
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        return None
+        return first_line(error)
     return sums
 
 

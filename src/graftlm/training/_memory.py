@@ -7,7 +7,8 @@ import torch
 
 from graftlm.core.errors import UserError
 
-SAID = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+SAID = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+SAID += ("could not create a primitive", "could not create a memory")  # oneDNN, whose own words are lost on the way
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -15,6 +16,11 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAID)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, cut to what fits into another."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 class Pieces:
@@ -27,12 +33,15 @@ class Pieces:
         self.count = 1
         self._warn = warn
 
-    def halve(self, drawn: Mapping[str, Sequence[Sequence[int]]], step: int) -> None:
-        """Cuts batches into twice as many pieces; raises UserError where each holds one example already."""
+    def halve(self, drawn: Mapping[str, Sequence[Sequence[int]]], step: int, said: str) -> None:
+        """Cuts batches into twice as many pieces; raises UserError where each holds one example already.
+
+        `said` is how the allocator put it.
+        """
         rows = max(len(part) for parts in drawn.values() for part in parts)
         if self.count >= rows:
             raise UserError(
-                f"out of memory at step {step} with one example a pass; a smaller training.max_length, "
+                f"out of memory at step {step} with one example a pass ({said}); a smaller training.max_length, "
                 "training.gradient_checkpointing=true or a smaller model needs less"
             )
         self.count = min(2 * self.count, rows)
