@@ -1,10 +1,12 @@
 """The Python face of the jobs: plain arguments in, records out."""
 
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from graftlm.core.config import merged
+from graftlm.core.errors import Stopped, UserError
 from graftlm.core.records import Evaluation, RunRecord
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import DataConfig, FitConfig
@@ -20,33 +22,53 @@ from graftlm.recipes.predict import Predictor
 
 def fit(
     *,
-    model: str,
-    data: str | Path | Mapping[str, Any],
-    out: str | Path,
+    model: str | None = None,
+    data: str | Path | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
     method: str | Mapping[str, Any] = "lora",
     task: str = "classification",
     training: Mapping[str, Any] | None = None,
     head: Mapping[str, Any] | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
+    resume: str | Path | None = None,
     **options: Any,
 ) -> RunRecord:
-    """Trains one run and writes its folder.
+    """Trains one run and writes its folder; or goes on with one: `resume` is its folder, and all else is its own.
+
+    Ctrl-C saves the run and then raises KeyboardInterrupt; SIGTERM saves it and is then sent on.
 
     `method` is a name or {"name": "lora", "rank": 4}; `data` a path or a DataConfig's values; `training` and `head`
     the values of TrainingConfig and HeadConfig. Other options are FitConfig's (`predict`, `overwrite`).
     """
+    if resume is not None:
+        if model or data or out:
+            raise UserError("resume takes the run's own model, data and out; leave them out")
+        return _interruptible(lambda: _fit.resume(resume, reporter))
+    for name, given in (("model", model), ("data", data), ("out", out)):
+        if not given:
+            raise UserError(f"{name} is missing; fit needs model, data and out, or resume")
     values: dict[str, Any] = {
         "model": model,
         "task": task,
-        "data": {"path": str(data)} if isinstance(data, str | Path) else dict(data),
+        "data": {"path": str(data)} if isinstance(data, str | Path) else dict(data or {}),
         "method": method,
         "out": str(out),
         "seed": seed,
         "training": dict(training or {}),
         "head": dict(head or {}),
     }
-    return _fit.fit(FitConfig.parse(merged(values, options)), reporter)
+    config = FitConfig.parse(merged(values, options))
+    return _interruptible(lambda: _fit.fit(config, reporter))
+
+
+def _interruptible(job: Callable[[], RunRecord]) -> RunRecord:
+    try:
+        return job()
+    except Stopped as stopped:
+        if stopped.signal != signal.SIGINT:
+            signal.raise_signal(stopped.signal)
+        raise KeyboardInterrupt(str(stopped)) from None
 
 
 def evaluate(

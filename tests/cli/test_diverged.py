@@ -39,7 +39,8 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     )
     assert (found, out) == (2, "")
     assert re.fullmatch(said, err)
-    assert [path.name for path in Path("out").iterdir()] == ["history.jsonl"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["history.jsonl", "run.json"]
+    assert _strict(Path("out/run.json").read_text())["state"] == "failed"
     rows = [_strict(line) for line in Path("out/history.jsonl").read_text().splitlines()]
     assert (rows[-1]["step"], rows[-1]["stopped"][:15]) == (1, "validation loss")
 

@@ -3,6 +3,7 @@
 from graftlm.checkpoint._adapter import load_peft, load_tensors, save_adapter, save_peft
 from graftlm.checkpoint._card import Card, adapter_folder, check_files, load_card
 from graftlm.checkpoint._models import ALIASES, Base, ModelSource, blank, load_base, load_config, resolve
+from graftlm.checkpoint._state import drop_later, drop_states, load_state, save_state
 
 __all__ = [
     "ALIASES",
@@ -12,12 +13,16 @@ __all__ = [
     "adapter_folder",
     "blank",
     "check_files",
+    "drop_later",
+    "drop_states",
     "load_base",
     "load_card",
     "load_config",
     "load_peft",
+    "load_state",
     "load_tensors",
     "resolve",
     "save_adapter",
     "save_peft",
+    "save_state",
 ]

@@ -61,26 +61,31 @@ def load_peft(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder / PICKLED} is a pickle, which could run code, and is not read; load it in PEFT where you trust "
             f"it, and save_pretrained there writes {WEIGHTS}"
         )
-    return body, _stored(folder / WEIGHTS)
+    return body, _weights(folder / WEIGHTS)
 
 
 def load_tensors(run: Path, card: Card, peft: PeftForm | None = None) -> dict[str, Tensor]:
     """A run's tensors under our names. A run in PEFT's layout needs its form, which its method and model give."""
-    stored = _stored(adapter_folder(run) / WEIGHTS)
+    found = _weights(adapter_folder(run) / WEIGHTS)
     if card.layout != "peft":
-        return stored
+        return found
     assert peft is not None, "a run in PEFT's layout is read by its form"
-    return peft.read(stored)
+    return peft.read(found)
 
 
-def _stored(path: Path) -> dict[str, Tensor]:
+def stored(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    tensors = stored(path)
     for key, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise UserError(f"{path}: {key} holds {tensor.dtype}, and weights are fractions")

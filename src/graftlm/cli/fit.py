@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graftlm.cli._options import data_values, fractions, given, layered, read_config
+from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
+    from graftlm.cli._console import ConsoleReporter
     from graftlm.core.records import RunRecord
 
 
@@ -48,6 +50,9 @@ def fit(
     ] = None,
     predict: Annotated[bool, typer.Option("--predict", help="Write predictions.jsonl of validation.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run, with its own options.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
     """Train a method on a task.
@@ -80,12 +85,27 @@ def fit(
         predict=predict or None,
         overwrite=overwrite or None,
     )
-    _run(layered(read_config(config), flags, option or []), quiet)
+    values = layered(read_config(config), flags, option or [])
+    if resume is None:
+        _run(values, quiet)
+    elif values:
+        raise UserError(f"--resume takes the run's own options; leave out {', '.join(sorted(values))}")
+    else:
+        _go_on(resume, quiet)
+
+
+def _go_on(out: Path, quiet: bool) -> None:
+    from graftlm.cli._console import ConsoleReporter, hush
+
+    hush()
+    from graftlm.recipes.fit import resume
+
+    reporter = ConsoleReporter(quiet=quiet)
+    _show(resume(out, reporter), reporter)
 
 
 def _run(values: dict[str, object], quiet: bool) -> None:
     from graftlm.cli._console import ConsoleReporter, hush
-    from graftlm.core.errors import UserError
     from graftlm.core.settings import FitConfig
 
     for name in ("model", "data", "method", "out"):
@@ -96,7 +116,10 @@ def _run(values: dict[str, object], quiet: bool) -> None:
     from graftlm.recipes.fit import fit as job
 
     reporter = ConsoleReporter(quiet=quiet)
-    record = job(resolved, reporter)
+    _show(job(resolved, reporter), reporter)
+
+
+def _show(record: "RunRecord", reporter: "ConsoleReporter") -> None:
     reporter.table(f"{record.out}: {'validation' if record.metrics else 'done'}", ["", ""], _rows(record))
     reporter.line(f'next: graftlm predict {shlex.quote(str(record.out))} --text "…"')
 

@@ -18,7 +18,7 @@ from graftlm.cli.methods import methods
 from graftlm.cli.models import models
 from graftlm.cli.predict import predict
 from graftlm.cli.sites import sites
-from graftlm.core.errors import UserError, unknown
+from graftlm.core.errors import Stopped, UserError, unknown
 
 FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 INTERRUPTED = 130
@@ -52,7 +52,7 @@ def graftlm(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and exits: 0, 2 for a user's mistake, 1 for a bug, 130 when interrupted."""
+    """Runs the command and exits: 0, 2 for a user's mistake, 1 for a bug, 128 + N after signal N."""
     sys.exit(code(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -68,6 +68,8 @@ def code(arguments: list[str]) -> int:
         return _failed("interrupted", INTERRUPTED)
     except BrokenPipeError:
         return _unread()
+    except Stopped as stopped:
+        return _failed(str(stopped), 128 + stopped.signal)
     except SystemExit as error:
         return _unread() if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
     except Exception as error:

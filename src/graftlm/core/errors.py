@@ -1,11 +1,37 @@
 """Errors that a user can cause, and the sentence that names the nearest thing that would have worked."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+ADVICE = {
+    errno.ENOSPC: "free some space, or name another folder",
+    errno.EDQUOT: "free some space, or name another folder",
+    errno.EFBIG: "the shell's limit (ulimit -f) is lower than that",
+    errno.ENOENT: "it was removed or renamed meanwhile",
+}
 
 
 class UserError(Exception):
     """What was asked, what was found, what would work: one line, exit code 2, no traceback."""
+
+
+class Unwritable(UserError):
+    """A file or folder that cannot be written. `reason` is the system's own, `number` its errno."""
+
+    def __init__(self, path: Path, reason: str, number: int | None = None):
+        self.reason, self.number = reason, number
+        advice = ADVICE.get(number or 0, "name a folder that can be written to")
+        super().__init__(f"cannot write {path}: {reason[:1].lower()}{reason[1:]}; {advice}")
+
+
+class Stopped(Exception):
+    """A run that a signal asked to stop, and that did. `signal` is its number."""
+
+    def __init__(self, text: str, signal: int):
+        super().__init__(text)
+        self.signal = signal
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:

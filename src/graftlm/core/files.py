@@ -1,8 +1,12 @@
-"""Files that a kill at any moment leaves old or new, never half: written under a temporary name, synced, renamed."""
+"""Files that a kill at any moment leaves old or new, never half: written under a temporary name, synced, renamed.
+
+What cannot be written is an `Unwritable`, and leaves nothing behind but what was there before.
+"""
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,25 +14,46 @@ from pathlib import Path
 from tempfile import mkdtemp, mkstemp
 from typing import Any
 
-from graftlm.core.errors import UserError
+from graftlm.core.errors import Unwritable, UserError
+
+PARTIAL = ".partial"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what goes wrong with the disk, in Python or in safetensors, into an `Unwritable` that names `path`."""
+    try:
+        yield
+    except Unwritable as error:
+        raise Unwritable(path, error.reason, error.number) from None
+    except OSError as error:
+        raise Unwritable(path, error.strerror or str(error), error.errno) from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        reason = os.strerror(int(number[1])) if number else str(error)
+        raise Unwritable(path, reason, int(number[1]) if number else None) from None
+
 
 MOST_JSON = 64 << 20
 
 
 def write_bytes(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, then syncs it and renames it onto `path`."""
-    handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        handle, name = mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o644)
+            _sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,35 +95,59 @@ def file_hash(path: Path) -> str:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder written whole under a temporary name and renamed to `path` at the end; an older one is replaced."""
+def new_folder(path: Path, *, parents: bool = True) -> Iterator[Path]:
+    """A folder written whole under a temporary name and renamed to `path` at the end; an older one is replaced.
+
+    `parents`: whether the folders above it are made where they are missing.
+    """
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path} is a link to nothing; name a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
-        old = None
-        if path.exists():
-            old = Path(mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old / path.name)
-        temporary.replace(path)
-        _sync(path.parent)
+    with writing(path):
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            for file in temporary.iterdir():
+                _sync(file)
+            _sync_folder(temporary)
+            old = None
+            if path.exists():
+                old = Path(mkdtemp(prefix=f".{path.name}.old.", suffix=PARTIAL, dir=path.parent))
+                path.replace(old / path.name)
+            temporary.replace(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
         if old is not None:
-            shutil.rmtree(old)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writes that were killed have left in a folder that nobody else writes to."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all in it, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
     with suppress(OSError):  # a folder cannot be opened for syncing everywhere
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(path)

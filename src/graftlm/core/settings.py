@@ -67,6 +67,8 @@ class TrainingConfig(Config):
 
     `max_length` counts tokens of the text, special tokens included, without virtual tokens.
     `patience`: evaluations without a better validation metric before the run stops; 0 never stops early.
+    A checkpoint is saved `save_seconds` after the last one, or later where saving would take more than a tenth of the
+    time, and every `save_steps` where that is given. `keep_checkpoints`: how many stay when the run is done.
     """
 
     optimizer: str = "adamw"
@@ -90,6 +92,9 @@ class TrainingConfig(Config):
     patience: NonNegativeInt = 0
     metric: str | None = None
     log_steps: PositiveInt = 10
+    save_steps: PositiveInt | None = None
+    save_seconds: PositiveFloat = 60.0
+    keep_checkpoints: NonNegativeInt = 0
     trackers: tuple[str, ...] = ()
 
 

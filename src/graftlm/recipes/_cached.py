@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from graftlm.core.errors import Unwritable
 from graftlm.core.example import Example
 from graftlm.core.files import write_bytes
 from graftlm.tasks import Features, encode
@@ -41,7 +42,7 @@ def encoded(
     with suppress(OSError, SafetensorError, KeyError):
         return _read(file)
     features, cut = encode(examples, tokenizer, max_length)
-    with suppress(OSError, SafetensorError):
+    with suppress(OSError, Unwritable):
         folder.mkdir(parents=True, exist_ok=True)
         _write(file, features, cut)
         _prune(folder)

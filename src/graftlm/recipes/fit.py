@@ -1,35 +1,34 @@
-"""One job: train one run on one task, and leave its folder."""
+"""One job: train one run on one task, and leave its folder; or go on with one that was interrupted."""
 
-import importlib.metadata
-import platform
-import resource
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 
 from graftlm import methods, tasks
-from graftlm.checkpoint import Base, Card, load_base, save_adapter
-from graftlm.core.errors import UserError, unknown
+from graftlm.checkpoint import Base, Card, drop_states, load_base, load_card, save_adapter
+from graftlm.core.errors import Stopped, UserError, unknown
 from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import RunRecord
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import FitConfig
+from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import remembered
-from graftlm.recipes._history import History
+from graftlm.recipes._folder import RunFolder, explained, halting
+from graftlm.recipes._memory import warn_of_memory
 from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._origin import origin, peak_memory, threads
 from graftlm.recipes._peft import method_form, run_form
+from graftlm.recipes._signals import Stopper
+from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select
 from graftlm.tasks import Features, TaskData
-from graftlm.training import Outcome, Plan, optimizers, train
+from graftlm.training import Keeping, Outcome, Plan, optimizers, train
 
 RUN = "run"
 
@@ -38,10 +37,35 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     """Trains a run and writes its folder: `run.json`, `metrics.json`, `history.jsonl` and `adapter/`.
 
     Everything that can be wrong with the options is found before anything is written; a UserError names it.
+    A signal that stops the run raises `Stopped`, with the run saved for `resume`.
     """
     reporter = reporter or Silent()
-    started = time.perf_counter()
-    out = _free(Path(config.out), config.overwrite)
+    with RunFolder(Path(config.out), reporter, config.training.keep_checkpoints) as folder:
+        folder.claim(config.overwrite)
+        return _train(config, folder, reporter, folder.begin)
+
+
+def resume(out: str | Path, reporter: Reporter | None = None) -> RunRecord:
+    """Goes on with a run from its last checkpoint, and ends as if it had never been left.
+
+    A run that is done is left as it is. A UserError says where the base or the data are no longer the same.
+    """
+    reporter = reporter or Silent()
+    with RunFolder(Path(out), reporter) as folder:
+        folder.reopen()
+        config = FitConfig.parse({**folder.record["config"], "out": str(out)})
+        folder.keep = config.training.keep_checkpoints
+        if folder.record["state"] == "done":
+            reporter.line(f"{out} is done")
+            drop_states(folder.path, folder.keep)
+            return _record(folder.path, load_card(folder.path).metrics, folder.record)
+        with threads(folder.record["machine"]["threads"]):
+            return _train(config, folder, reporter, folder.go_on)
+
+
+def _train(
+    config: FitConfig, folder: RunFolder, reporter: Reporter, enter: Callable[[Mapping[str, Any]], None]
+) -> RunRecord:
     task = tasks.task(config.task)
     method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
     metric = _metric(config, task)
@@ -51,29 +75,37 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
         reporter.line(note)
     method = methods.with_labels(method, data.labels)
     base = load_base(config.model)
-    accelerator = _accelerator(config)
+    accelerator = accelerator_of(config)
     model, peft = _assemble(config, base, method, task, data, accelerator.device, reporter)
     model.cache = default_folder() if config.data.cache else None
-    plan, losses, max_length = _plan(config, model, data, method, metric, reporter)
-    out.mkdir(parents=True, exist_ok=True)
-    with History(out / "history.jsonl") as history:
-        plan.record = history.write
-        accelerator.init_trackers("graftlm", config=None)
-        outcome = train(losses, {RUN: plan}, accelerator, reporter)[RUN]
-        accelerator.end_training()
-    return _save(
-        config, out, model, data, method, outcome, peft, max_length, time.perf_counter() - started, task, reporter
-    )
+    stopper = Stopper()
+    plan, losses, max_length = _plan(config, model, data, method, metric, stopper, reporter)
+    warn_of_memory(model, RUN, plan, reporter)
+    started = _started(config, method, origin(data, base.fingerprint, accelerator.device))
+    with stopper, explained(folder):
+        enter(started)
+        with folder.history() as history, halting(folder, stopper):
+            plan.record = history.write
+            accelerator.init_trackers("graftlm", config=None)
+            keeping = Keeping(
+                lambda found: folder.save(found, history),
+                config.training.save_steps,
+                config.training.save_seconds,
+                folder.start,
+                stopper.asked,
+            )
+            outcome = train(losses, {RUN: plan}, accelerator, reporter, keeping)[RUN]
+            accelerator.end_training()
+        record = _save(config, folder, model, data, method, outcome, peft, max_length, started, reporter)
+    if stopper.signal is not None:
+        raise Stopped(f"{folder.path} was done when it was asked to stop", stopper.signal)
+    return record
 
 
-def _free(out: Path, overwrite: bool) -> Path:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out = {out} is a file; name a folder")
-    if out.is_symlink() and not out.exists():
-        raise UserError(f"out = {out} is a link to nothing; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UserError(f"{out} is not empty; name another folder, or pass --overwrite")
-    return out
+def _started(config: FitConfig, method: methods.MethodConfig, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.json` holds from the first step on."""
+    resolved = {"method": {"name": method.method, **method.model_dump(mode="json")}}
+    return {"config": config.model_dump(mode="json") | resolved, "seed": config.seed, **found}
 
 
 def _metric(config: FitConfig, task: ModuleType) -> str:
@@ -120,30 +152,14 @@ def _assemble(
     return model, run_form(form, model, config.head)
 
 
-def _accelerator(config: FitConfig) -> Accelerator:
-    known = {str(name).rsplit(".", 1)[-1].lower() for name in _tracker_names()}
-    for name in config.training.trackers:
-        if name not in known:
-            raise unknown("tracker", name, known)
-    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    try:
-        return Accelerator(
-            mixed_precision="bf16" if config.training.precision == "bf16" else "no",
-            log_with=list(config.training.trackers) or None,  # pyright: ignore[reportArgumentType]
-            project_dir=str(Path(config.out) / "trackers") if config.training.trackers else None,
-        )
-    except (ValueError, ImportError) as error:
-        raise UserError(f"trackers = {', '.join(config.training.trackers)}: {error}") from None
-
-
-def _tracker_names() -> list[str]:
-    from accelerate.utils import LoggerType
-
-    return [item.value for item in LoggerType if item.value != "all"]
-
-
 def _plan(
-    config: FitConfig, model: TaskModel, data: TaskData, method: methods.MethodConfig, metric: str, reporter: Reporter
+    config: FitConfig,
+    model: TaskModel,
+    data: TaskData,
+    method: methods.MethodConfig,
+    metric: str,
+    stopper: Stopper,
+    reporter: Reporter,
 ) -> tuple[Plan, Any, int]:
     train_set, validation = data.splits["train"], data.splits.get("validation", [])
     features, cut = model.features(train_set, RUN, config.training.max_length)
@@ -165,7 +181,7 @@ def _plan(
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
         rates=model.attached.rates_of(RUN),
-        evaluate=_evaluator(config, model, watched, goals, data) if validation else None,
+        evaluate=_evaluator(config, model, watched, goals, data, Watched(stopper.asked)) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
     )
@@ -179,10 +195,14 @@ def _plan(
     return plan, losses, max_length
 
 
-def _evaluator(config: FitConfig, model: TaskModel, features: list[Features], goals: Tensor, data: TaskData) -> Any:
+def _evaluator(
+    config: FitConfig, model: TaskModel, features: list[Features], goals: Tensor, data: TaskData, watched: Watched
+) -> Any:
+    size = config.training.eval_batch_size
+
     def evaluate() -> Mapping[str, float]:
-        quiet = Silent()  # the training bar goes on showing
-        logits = model.logits(features, RUN, config.training.eval_batch_size, quiet, "evaluate")
+        nonlocal size
+        logits, size = shrinking(lambda rows: model.logits(features, RUN, rows, watched, "evaluate"), size)
         loss = float(model.task.loss(logits, goals).mean())
         return {"loss": loss, **model.task.metrics(logits, goals, data.labels)}
 
@@ -191,22 +211,66 @@ def _evaluator(config: FitConfig, model: TaskModel, features: list[Features], go
 
 def _save(
     config: FitConfig,
-    out: Path,
+    folder: RunFolder,
     model: TaskModel,
     data: TaskData,
     method: methods.MethodConfig,
     outcome: Outcome,
     peft: methods.PeftForm | None,
     max_length: int,
-    seconds: float,
-    task: ModuleType,
+    started: Mapping[str, Any],
     reporter: Reporter,
 ) -> RunRecord:
-    best = dict(outcome.best or {})
+    """Writes what the run has come to, `run.json` last. One that failed keeps its best weights, if it has any."""
+    out, best = folder.path, dict(outcome.best or {})
     tensors = model.attached.kept(RUN)
-    counts = _counts(model, tensors)
+    folder.check()
+    if best or not outcome.failed:
+        save_adapter(out / "adapter", _card(config, model, data, method, max_length, best), tensors, peft)
+    if best:
+        write_json(out / "metrics.json", {"split": "validation", "metrics": best, "primary": model.task.PRIMARY})
+    record = {
+        **started,
+        "parameters": _counts(model, tensors),
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+        "stopped": outcome.stopped,
+        "passes_per_batch": outcome.pieces,
+        "timing": {
+            "total_seconds": round(folder.seconds, 3),
+            "train_seconds": round(outcome.seconds, 3),
+            "train_examples_per_second": round(outcome.examples / max(outcome.seconds, 1e-9), 2),
+        },
+        "peak_memory_bytes": peak_memory(),
+    }
+    if outcome.failed:
+        folder.end(record, "failed")
+        kept = f"; {out / 'adapter'} holds its best weights, of step {outcome.best_step}" if best else ""
+        raise UserError(f'run "{RUN}" stopped: {outcome.stopped}{kept}')
+    if config.predict and data.splits.get("validation"):
+        features, _ = model.features(data.splits["validation"], RUN, max_length)
+        logits = model.logits(features, RUN, config.training.eval_batch_size, reporter, "predict")
+        write_jsonl(out / "predictions.jsonl", model.task.decode(logits, data.labels))
+    folder.end(record, "done")
+    return _record(out, best, record)
+
+
+def _record(out: Path, metrics: Mapping[str, float], record: Mapping[str, Any]) -> RunRecord:
+    primary = tasks.task(record["config"]["task"]).PRIMARY
+    seconds = record["timing"]["total_seconds"]
+    return RunRecord(out, metrics, primary, record["parameters"], seconds, record["steps"], record["stopped"], record)
+
+
+def _card(
+    config: FitConfig,
+    model: TaskModel,
+    data: TaskData,
+    method: methods.MethodConfig,
+    max_length: int,
+    best: Mapping[str, float],
+) -> Card:
     stored = methods.kept(method)
-    card = Card(
+    return Card(
         task=config.task,
         labels=data.labels,
         pair=data.pair,
@@ -224,32 +288,6 @@ def _save(
         },
         metrics=best,
     )
-    save_adapter(out / "adapter", card, tensors, peft)
-    timing = {
-        "total_seconds": round(seconds, 3),
-        "train_seconds": round(outcome.seconds, 3),
-        "train_examples_per_second": round(outcome.examples / max(outcome.seconds, 1e-9), 2),
-    }
-    record = {
-        "config": config.model_dump(mode="json")
-        | {"method": {"name": method.method, **method.model_dump(mode="json")}},
-        "versions": _versions(),
-        "seed": config.seed,
-        "parameters": counts,
-        "steps": outcome.steps,
-        "best_step": outcome.best_step,
-        "stopped": outcome.stopped,
-        "timing": timing,
-        "peak_memory_bytes": _peak_memory(),
-    }
-    write_json(out / "run.json", record)
-    if best:
-        write_json(out / "metrics.json", {"split": "validation", "metrics": best, "primary": task.PRIMARY})
-    if config.predict and data.splits.get("validation"):
-        features, _ = model.features(data.splits["validation"], RUN, max_length)
-        logits = model.logits(features, RUN, config.training.eval_batch_size, reporter, "predict")
-        write_jsonl(out / "predictions.jsonl", task.decode(logits, data.labels))
-    return RunRecord(out, best, task.PRIMARY, counts, seconds, outcome.steps, outcome.stopped, record)
 
 
 def _counts(model: TaskModel, tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -258,15 +296,3 @@ def _counts(model: TaskModel, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     total = sum(value.numel() for value in own.values())
     kept = sum(value.numel() for value in tensors.values())
     return {"delta": total - head, "head": head, "kept": kept, "base": model.base_parameters}
-
-
-def _versions() -> dict[str, str]:
-    names = ("graftlm", "torch", "transformers", "accelerate")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024

@@ -1,7 +1,23 @@
 """The loop, on Accelerate: batches, optimizers, schedules, early stopping; one run or many in one pass."""
 
 from graftlm.training._batches import epoch_batches, sorted_batches
-from graftlm.training._loop import Outcome, Plan, steps_of, train
+from graftlm.training._keeping import Halted, Keeping, Leave
+from graftlm.training._loop import train
+from graftlm.training._memory import out_of_memory
 from graftlm.training._optim import optimizers
+from graftlm.training._state import Outcome, Plan, Snapshot, steps_of
 
-__all__ = ["Outcome", "Plan", "epoch_batches", "optimizers", "sorted_batches", "steps_of", "train"]
+__all__ = [
+    "Halted",
+    "Keeping",
+    "Leave",
+    "Outcome",
+    "Plan",
+    "Snapshot",
+    "epoch_batches",
+    "optimizers",
+    "out_of_memory",
+    "sorted_batches",
+    "steps_of",
+    "train",
+]

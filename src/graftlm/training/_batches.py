@@ -1,5 +1,6 @@
 """The order of the examples: shuffled by seed and epoch, bucketed by length so that little is padding."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,12 +20,12 @@ def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> l
     return [batches[place] for place in random.permutation(len(batches))]
 
 
-def endless(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
-    """Epoch after epoch."""
-    epoch = 0
+def endless(lengths: Sequence[int], size: int, seed: int, skip: int = 0) -> Iterator[list[int]]:
+    """Epoch after epoch, without the first `skip` batches."""
+    epoch, skip = divmod(skip, math.ceil(len(lengths) / size))
     while True:
-        yield from epoch_batches(lengths, size, seed, epoch)
-        epoch += 1
+        yield from epoch_batches(lengths, size, seed, epoch)[skip:]
+        epoch, skip = epoch + 1, 0
 
 
 def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:

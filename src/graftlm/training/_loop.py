@@ -7,151 +7,115 @@ go on.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from graftlm.core.errors import UserError
 from graftlm.core.records import not_finite
 from graftlm.core.reporter import Progress, Reporter
-from graftlm.core.settings import TrainingConfig
-from graftlm.training._batches import endless
-from graftlm.training._optim import optimizer, schedule
+from graftlm.training._keeping import Keeper, Keeping, Leave
+from graftlm.training._memory import Pieces, first_line, out_of_memory
+from graftlm.training._state import Outcome, Plan, State, restore, start
 
 Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str, Tensor]]
-"""({run: its examples of this step}, {run: its step}) -> {run: the loss of each example}."""
-
-
-@dataclass
-class Plan:
-    """What one run needs: its tensors, its examples' lengths, its settings, and how it is evaluated.
-
-    `rates` multiplies `rate` for the tensors that it names. `evaluate` gives metrics; `better` says whether a new value
-    of the watched metric beats an old one.
-    """
-
-    parameters: Mapping[str, nn.Parameter]
-    lengths: Sequence[int]
-    config: TrainingConfig
-    seed: int
-    rate: float
-    head_rate: float
-    rates: Mapping[str, float] = field(default_factory=dict)
-    evaluate: Callable[[], Mapping[str, float]] | None = None
-    metric: str = "loss"
-    better: Callable[[float, float], bool] = lambda new, old: new > old
-    record: Callable[[Mapping[str, Any]], None] = lambda row: None
-
-
-@dataclass
-class Outcome:
-    """How one run ended: its steps, the best evaluation, seconds of training alone, and why it stopped.
-
-    `failed`: a number was not finite, as `stopped` says; the weights are those of the best evaluation before it.
-    """
-
-    steps: int = 0
-    examples: int = 0
-    best: Mapping[str, float] | None = None
-    best_step: int = 0
-    seconds: float = 0.0
-    stopped: str = "done"
-    failed: bool = False
-
-
-@dataclass
-class _State:
-    """One run under way."""
-
-    plan: Plan
-    total: int
-    per_epoch: int
-    batches: Iterator[list[int]]
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    outcome: Outcome = field(default_factory=Outcome)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    bad: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    active: bool = True
-    metric: float | None = None
-
-    @property
-    def eval_every(self) -> int:
-        return self.plan.config.eval_steps or self.per_epoch
-
-
-def steps_of(plan: Plan) -> tuple[int, int]:
-    """Optimizer steps in all, and in one epoch."""
-    config = plan.config
-    batches = math.ceil(len(plan.lengths) / config.batch_size)
-    per_epoch = max(1, math.ceil(batches / config.accumulation))
-    return config.max_steps or max(1, round(config.epochs * per_epoch)), per_epoch
+"""({run: its examples of this pass}, {run: a number of its step}) -> {run: the loss of each example}."""
 
 
 def train(
-    losses: Losses, plans: Mapping[str, Plan], accelerator: Accelerator, reporter: Reporter
+    losses: Losses,
+    plans: Mapping[str, Plan],
+    accelerator: Accelerator,
+    reporter: Reporter,
+    keeping: Keeping | None = None,
 ) -> dict[str, Outcome]:
     """Trains the runs of `plans` together and leaves each with its best weights (its last, where none is evaluated).
 
-    A single run with a number that is not finite raises UserError; among several it stops alone, as its outcome says.
+    A run with a number that is not finite stops, as its outcome says, and the others go on. `keeping` says where the
+    training goes on from, and saves it; `Halted` is raised where it asks to stop.
     """
-    states = {run: _start(plan) for run, plan in plans.items()}
+    keeper = Keeper(keeping or Keeping(save=lambda found: None, seconds=math.inf))
+    found, pieces = keeper.keeping.start, Pieces(reporter.warn)
+    done = found.step if found is not None else 0
+    states = {run: start(plan, done) for run, plan in plans.items()}
+    if found is not None:
+        restore(states, found)
+        pieces.count = found.values["pieces"]
     total = max(state.total for state in states.values())
-    started, evaluating = time.perf_counter(), 0.0
-    with reporter.progress("fit", total, unit="steps") as progress:
-        for step in range(total):
+    clock = _Clock(max(state.outcome.seconds for state in states.values()), keeper)
+    with reporter.progress("fit", total - done) as progress:
+        _evaluate_due(states, done, clock, keeper, pieces)
+        for step in range(done, total):
             active = {run: state for run, state in states.items() if state.active}
             if not active:
                 break
-            examples = _step(losses, active, step, accelerator)
+            examples = _step(losses, active, step, accelerator, pieces)
             for run, state in active.items():
-                seconds = time.perf_counter() - started - evaluating
-                state.outcome.steps, state.outcome.seconds = step + 1, seconds
+                state.outcome.steps, state.outcome.seconds = step + 1, clock.seconds
+                state.outcome.pieces, state.due = pieces.count, state.active
                 _log(run, state, accelerator)
-                before = time.perf_counter()
-                _evaluate_or_stop(state)
-                evaluating += time.perf_counter() - before
+            _evaluate_due(active, step + 1, clock, keeper, pieces)
             _show(progress, examples, states)
-    for run, state in states.items():
-        _finish(run, state, len(states))
+            keeper.after(states, step + 1, pieces.count)
+    for state in states.values():
+        _finish(state)
     return {run: state.outcome for run, state in states.items()}
 
 
-def _start(plan: Plan) -> _State:
-    total, per_epoch = steps_of(plan)
-    made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate, plan.rates)
-    batches = endless(plan.lengths, plan.config.batch_size, plan.seed)
-    return _State(plan, total, per_epoch, batches, made, schedule(made, plan.config, total))
+class _Clock:
+    """Seconds of training alone, those before the run was left included."""
+
+    def __init__(self, before: float, keeper: Keeper):
+        self.evaluating = 0.0
+        self._keeper, self._before, self._started = keeper, before, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._started - self.evaluating - self._keeper.spent
 
 
-def _step(losses: Losses, states: Mapping[str, _State], step: int, accelerator: Accelerator) -> int:
+def _step(losses: Losses, states: Mapping[str, State], step: int, accelerator: Accelerator, pieces: Pieces) -> int:
     """One optimizer step of each active run; gives the number of examples seen."""
-    waiting = {
-        run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()
-    }
-    sizes = {run: sum(map(len, parts)) for run, parts in waiting.items()}
-    sums = dict.fromkeys(states, 0.0)
-    for part in range(max(map(len, waiting.values()))):
-        rows = {run: parts[part] for run, parts in waiting.items() if part < len(parts)}
-        with accelerator.autocast():
-            each = losses(rows, dict.fromkeys(rows, step * 1024 + part))
-        scaled = {run: loss.sum() / sizes[run] for run, loss in each.items()}
-        accelerator.backward(torch.stack(list(scaled.values())).sum())
-        for run, loss in scaled.items():
-            sums[run] += loss.item()
+    drawn = {run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()}
+    sizes = {run: sum(map(len, parts)) for run, parts in drawn.items()}
+    while isinstance(sums := _gradients(losses, drawn, sizes, step, accelerator, pieces), str):
+        for state in states.values():
+            state.optimizer.zero_grad()
+        pieces.halve(drawn, step + 1, sums)
     for run, state in states.items():
         _update(state, sums[run])
         state.outcome.examples += sizes[run]
     return sum(sizes.values())
 
 
-def _update(state: _State, loss: float) -> None:
+def _gradients(
+    losses: Losses,
+    drawn: Mapping[str, Sequence[Sequence[int]]],
+    sizes: Mapping[str, int],
+    step: int,
+    accelerator: Accelerator,
+    pieces: Pieces,
+) -> dict[str, float] | str:
+    """Fills the gradients of a step's mean losses, and gives those, or the allocator's words where memory ran out."""
+    sums = dict.fromkeys(drawn, 0.0)
+    try:
+        for part in range(max(map(len, drawn.values()))):
+            for rows in pieces.cut({run: parts[part] for run, parts in drawn.items() if part < len(parts)}):
+                with accelerator.autocast():
+                    each = losses(rows, dict.fromkeys(rows, step * 1024 + part))
+                scaled = {run: loss.sum() / sizes[run] for run, loss in each.items()}
+                accelerator.backward(torch.stack(list(scaled.values())).sum())
+                for run, loss in scaled.items():
+                    sums[run] += loss.item()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return first_line(error)
+    return sums
+
+
+def _update(state: State, loss: float) -> None:
     parameters = [parameter for parameter in state.plan.parameters.values() if parameter.grad is not None]
     limit = state.plan.config.clip or math.inf
     norm = float(nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
@@ -166,14 +130,14 @@ def _update(state: _State, loss: float) -> None:
     state.loss_steps += 1
 
 
-def _fail(state: _State, what: str, step: int) -> None:
+def _fail(state: State, what: str, step: int) -> None:
     outcome = state.outcome
     outcome.stopped = f"{what} at step {step}, learning rate {state.plan.rate:.3g}; a lower rate may help"
     outcome.failed, state.active = True, False
     state.plan.record({"step": step, "seconds": round(outcome.seconds, 3), "stopped": outcome.stopped})
 
 
-def _log(run: str, state: _State, accelerator: Accelerator) -> None:
+def _log(run: str, state: State, accelerator: Accelerator) -> None:
     step = state.outcome.steps
     if not state.active or (step % state.plan.config.log_steps and step != state.total):
         return
@@ -189,11 +153,22 @@ def _log(run: str, state: _State, accelerator: Accelerator) -> None:
     accelerator.log({f"{run}/{key}": value for key, value in row.items() if key != "step"}, step=step)
 
 
-def _evaluate_or_stop(state: _State) -> None:
+def _evaluate_due(states: Mapping[str, State], step: int, clock: _Clock, keeper: Keeper, pieces: Pieces) -> None:
+    """Evaluates the runs whose step is new; one that leaves in the middle is saved as it was before."""
+    before = time.perf_counter()
+    try:
+        for state in states.values():
+            if state.due:
+                _evaluate_or_stop(state)
+                state.due = False
+    except Leave:
+        keeper.leave(states, step, pieces.count)
+    clock.evaluating += time.perf_counter() - before
+
+
+def _evaluate_or_stop(state: State) -> None:
     """Evaluates where it is due, keeps the best weights, and stops at the end, out of patience or of time."""
     plan, outcome = state.plan, state.outcome
-    if not state.active:
-        return
     late = plan.config.max_seconds is not None and outcome.seconds >= plan.config.max_seconds
     last = outcome.steps >= state.total or late
     if plan.evaluate is not None and (last or outcome.steps % state.eval_every == 0):
@@ -218,7 +193,7 @@ def _evaluate_or_stop(state: _State) -> None:
         outcome.stopped = f"no better {plan.metric} in {state.bad} evaluations"
 
 
-def _show(progress: Progress, examples: int, states: Mapping[str, _State]) -> None:
+def _show(progress: Progress, examples: int, states: Mapping[str, State]) -> None:
     state = next(iter(states.values()))
     numbers: dict[str, float | str] = {"examples": examples}
     if state.loss_steps:
@@ -229,8 +204,6 @@ def _show(progress: Progress, examples: int, states: Mapping[str, _State]) -> No
 
 
 @torch.no_grad()
-def _finish(run: str, state: _State, runs: int) -> None:
-    if state.outcome.failed and runs == 1:
-        raise UserError(f'run "{run}" stopped: {state.outcome.stopped}')
+def _finish(state: State) -> None:
     for name, weight in state.weights.items():
         state.plan.parameters[name].copy_(weight)

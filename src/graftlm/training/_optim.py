@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
@@ -56,3 +56,33 @@ def schedule(of: Optimizer, config: TrainingConfig, steps: int) -> LRScheduler:
     """Warm-up over a fraction of the steps, then linear to zero, cosine to zero, or constant."""
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     return get_scheduler(name, of, num_warmup_steps=round(config.warmup * steps), num_training_steps=steps)
+
+
+def optimizer_state(of: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's tensors by "place.name", and its numbers, as JSON takes them."""
+    body = of.state_dict()
+    rows: dict[int, dict[str, Any]] = body["state"]
+    tensors = {
+        f"{place}.{name}": value for place, row in rows.items() for name, value in row.items() if torch.is_tensor(value)
+    }
+    numbers = {
+        str(place): {name: value for name, value in row.items() if not torch.is_tensor(value)}
+        for place, row in rows.items()
+    }
+    groups = [{name: value for name, value in group.items() if _plain(value)} for group in body["param_groups"]]
+    return tensors, {"state": numbers, "groups": groups}
+
+
+def restore_optimizer(of: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """Puts a fresh optimizer of the same tensors and settings where the saved one was."""
+    body = of.state_dict()
+    state: dict[int, dict[str, Any]] = {int(place): dict(row) for place, row in numbers["state"].items()}
+    for key, value in tensors.items():
+        place, _, name = key.partition(".")
+        state[int(place)][name] = value
+    groups = [fresh | saved for fresh, saved in zip(body["param_groups"], numbers["groups"], strict=True)]
+    of.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str))

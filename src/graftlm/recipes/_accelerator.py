@@ -1,0 +1,32 @@
+"""Accelerate, set up for one run."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from graftlm.core.errors import UserError, unknown
+from graftlm.core.settings import FitConfig
+
+
+def accelerator_of(config: FitConfig) -> Accelerator:
+    """The precision and the trackers that a run asks for."""
+    known = {str(name).rsplit(".", 1)[-1].lower() for name in _tracker_names()}
+    for name in config.training.trackers:
+        if name not in known:
+            raise unknown("tracker", name, known)
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    try:
+        return Accelerator(
+            mixed_precision="bf16" if config.training.precision == "bf16" else "no",
+            log_with=list(config.training.trackers) or None,  # pyright: ignore[reportArgumentType]
+            project_dir=str(Path(config.out) / "trackers") if config.training.trackers else None,
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"trackers = {', '.join(config.training.trackers)}: {error}") from None
+
+
+def _tracker_names() -> list[str]:
+    from accelerate.utils import LoggerType
+
+    return [item.value for item in LoggerType if item.value != "all"]

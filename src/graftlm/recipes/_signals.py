@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM end a run after its step; a second Ctrl-C ends it at once."""
+
+import signal
+import threading
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopper:
+    """Holds the signals while its block runs, and gives the earlier handlers back.
+
+    Outside the main thread, where Python takes no handlers, and for a signal that is ignored, it changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stopper":
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            self._before = {number: old for number, old in handlers.items() if old not in (None, signal.SIG_IGN)}
+            for number in self._before:
+                signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, old in self._before.items():
+            signal.signal(number, old)
+        self._before = {}
+
+    def asked(self) -> bool:
+        """Whether the run is to stop."""
+        return self.signal is not None
+
+    def _take(self, number: int, frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = self.signal or number
