@@ -52,8 +52,8 @@ class Commands:
         return json.loads(self._server.stdout.readline())
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], pause: float = 0.002) -> None:
     until = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.002)
+        time.sleep(pause)

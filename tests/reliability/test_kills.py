@@ -48,11 +48,13 @@ def _killed_until_done(commands: Commands, start: list[str], out: Path, draw: ra
     for _ in range(most):
         before = _step(out)
         process = commands.start(*(go_on if (out / "run.json").exists() else start))
-        if draw.random() < 0.5:
+        if (moment := draw.randrange(3)) == 0:
+            time.sleep(draw.uniform(0, 1.0))
+        else:
             _wait_for_progress(process, out, before)
             time.sleep(draw.uniform(0, 0.15))
-        else:
-            time.sleep(draw.uniform(0, 1.0))
+        if moment == 2:
+            _wait_for_write(process, out)
         if not _ended(process):
             os.kill(process, signal.SIGKILL)
         code, said = commands.end()
@@ -69,6 +71,11 @@ def _killed_until_done(commands: Commands, start: list[str], out: Path, draw: ra
 def _wait_for_progress(process: int, out: Path, before: int | None) -> None:
     """Until there is a later checkpoint than before."""
     wait_for(lambda: _step(out) != before or _ended(process))
+
+
+def _wait_for_write(process: int, out: Path) -> None:
+    """Until a checkpoint is being written."""
+    wait_for(lambda: any(out.glob(".checkpoint-*.partial")) or _ended(process), pause=0)
 
 
 def _ended(process: int) -> bool:
