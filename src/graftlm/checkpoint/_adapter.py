@@ -18,12 +18,15 @@ from graftlm.methods import PeftForm
 
 CONFIG, WEIGHTS, OURS = "adapter_config.json", "adapter_model.safetensors", "graftlm.json"
 README, PICKLED = "README.md", "adapter_model.bin"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class Card:
-    """What `graftlm.json` holds: all that reproduces the predictions beside base and tensors."""
+    """What `graftlm.json` holds: all that reproduces the predictions beside base and tensors.
+
+    `options` are the task's own, with what was tuned on validation.
+    """
 
     task: str
     labels: tuple[str, ...]
@@ -35,6 +38,7 @@ class Card:
     max_length: int
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     layout: Literal["peft", "graftlm"] = "graftlm"
     version: int = VERSION

@@ -7,7 +7,7 @@ from typing import Any
 from graftlm.core.errors import UserError, unknown
 
 Values = dict[str, Any]
-SHORT_FORMS = (("method", "name"), ("data", "path"))
+SHORT_FORMS = (("method", "name"), ("task", "name"), ("data", "path"))
 
 
 def pairs(text: str | None, flag: str) -> dict[str, str]:

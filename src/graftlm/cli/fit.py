@@ -20,7 +20,7 @@ def fit(
         str | None, typer.Option(metavar="NAME", help="See graftlm models; a folder or hub name too.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="classification (the default) or regression.")
+        str | None, typer.Option(metavar="NAME", help="classification (the default), tagging, spans, …")
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")
@@ -70,7 +70,7 @@ def fit(
     )
     flags = given(
         model=model,
-        task=task,
+        task={"name": task} if task else None,
         data=data_values(data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed),
         method={"name": method} if method else None,
         out=out,

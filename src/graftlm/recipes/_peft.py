@@ -9,7 +9,7 @@ from graftlm.core.settings import HeadConfig
 from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
 from graftlm.sites import Act, Branch, Sites, Tensors, Tokens
-from graftlm.tasks import head_keys
+from graftlm.tasks import SequenceHead, head_keys
 
 # Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
 # as PEFT does and vLLM asks, but not for prompt types, where older releases do not know the key.
@@ -35,6 +35,7 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig) -> PeftForm:
     sites = model.attached.sites
     _sayable(model, head)
     assert sites.head is not None
+    assert isinstance(model.head, SequenceHead)
     keys = {name: f"{form.head}{path}" for name, path in head_keys(model.head, sites.head, sites.class_prefix).items()}
     ours = {theirs: name for name, theirs in keys.items()}
     body = {**form.body, "task_type": "SEQ_CLS", "base_model_name_or_path": model.base.source.path}
@@ -55,6 +56,8 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig) -> PeftForm:
 
 def _sayable(model: TaskModel, head: HeadConfig) -> None:
     sites = model.attached.sites
+    if not isinstance(model.head, SequenceHead):
+        raise NoWordsError(f"PEFT has no words for the head of {model.problem.task}; it has them for classification")
     if sites.head is None:
         raise NoWordsError(
             f'PEFT saves heads of known classes, and the architecture "{sites.family}" has no table that names its own'

@@ -41,7 +41,7 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites())
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
+    model = build(base, {RUN: method}, head, tasks.parse(card.options, card.task, card.labels), {RUN: card.seed})
     form = with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, form))
     tensors = {name: tensor.detach() for name, tensor in model.attached.parameters_of(RUN).items()}

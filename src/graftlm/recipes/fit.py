@@ -4,9 +4,9 @@ import importlib.metadata
 import platform
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from graftlm.recipes._history import History
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.sites import Select
-from graftlm.tasks import Features, TaskData
+from graftlm.tasks import Encoded, Problem, TaskData
 from graftlm.training import Outcome, Plan, optimizers, train
 
 RUN = "run"
@@ -42,28 +42,27 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     reporter = reporter or Silent()
     started = time.perf_counter()
     out = _free(Path(config.out), config.overwrite)
-    task = tasks.task(config.task)
+    problem = tasks.parse({k: v for k, v in config.task.items() if k != "name"}, str(config.task["name"]))
     method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
-    metric = _metric(config, task)
+    _known_metric(config, problem)
     _known_optimizer(config)
-    data = tasks.load(config.data, config.task, splits=("train", "validation"))
+    data = tasks.load(config.data, problem, splits=("train", "validation"))
+    problem = replace(problem, labels=data.labels)
     for note in data.notes:
         reporter.line(note)
     method = methods.with_labels(method, data.labels)
     base = load_base(config.model)
     accelerator = _accelerator(config)
-    model, peft = _assemble(config, base, method, task, data, accelerator.device, reporter)
+    model, peft = _assemble(config, base, method, problem, accelerator.device, reporter)
     model.cache = default_folder() if config.data.cache else None
-    plan, losses, max_length = _plan(config, model, data, method, metric, reporter)
+    plan, losses, max_length = _plan(config, model, data, method, reporter)
     out.mkdir(parents=True, exist_ok=True)
     with History(out / "history.jsonl") as history:
         plan.record = history.write
         accelerator.init_trackers("graftlm", config=None)
         outcome = train(losses, {RUN: plan}, accelerator, reporter)[RUN]
         accelerator.end_training()
-    return _save(
-        config, out, model, data, method, outcome, peft, max_length, time.perf_counter() - started, task, reporter
-    )
+    return _save(config, out, model, data, method, outcome, peft, max_length, time.perf_counter() - started, reporter)
 
 
 def _free(out: Path, overwrite: bool) -> Path:
@@ -74,11 +73,10 @@ def _free(out: Path, overwrite: bool) -> Path:
     return out
 
 
-def _metric(config: FitConfig, task: ModuleType) -> str:
-    metric = config.training.metric or task.PRIMARY
-    if metric not in task.METRICS:
-        raise unknown("metric", metric, task.METRICS)
-    return metric
+def _known_metric(config: FitConfig, problem: Problem) -> None:
+    metric, known = config.training.metric, problem.module.METRICS
+    if metric is not None and metric not in known:
+        raise unknown("metric", metric, known)
 
 
 def _known_optimizer(config: FitConfig) -> None:
@@ -91,8 +89,7 @@ def _assemble(
     config: FitConfig,
     base: Base,
     method: methods.MethodConfig,
-    task: ModuleType,
-    data: TaskData,
+    problem: Problem,
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[TaskModel, methods.PeftForm | None]:
@@ -110,7 +107,7 @@ def _assemble(
     if config.training.precision == "bf16" and not selects:
         base.model.to(torch.bfloat16)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
-    model = build(base, {RUN: method}, config.head, task, data.labels, {RUN: config.seed})
+    model = build(base, {RUN: method}, config.head, problem, {RUN: config.seed})
     if config.training.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
     if config.training.base_dropout:
@@ -141,29 +138,30 @@ def _tracker_names() -> list[str]:
 
 
 def _plan(
-    config: FitConfig, model: TaskModel, data: TaskData, method: methods.MethodConfig, metric: str, reporter: Reporter
+    config: FitConfig, model: TaskModel, data: TaskData, method: methods.MethodConfig, reporter: Reporter
 ) -> tuple[Plan, Any, int]:
     train_set, validation = data.splits["train"], data.splits.get("validation", [])
-    features, cut = model.features(train_set, RUN, config.training.max_length)
-    watched, cut_watched = model.features(validation, RUN, config.training.max_length)
+    given = model.encode(train_set, RUN, config.training.max_length, strict=not config.data.skip_bad)
+    watched = model.encode(validation, RUN, config.training.max_length)
+    for split, encoded in (("train", given), ("validation", watched)):
+        for note in encoded.notes:
+            reporter.warn(f"{split}: {note}")
     max_length = config.training.max_length or model.limits[RUN]
-    if cut or cut_watched:
-        reporter.warn(f"{cut + cut_watched} texts are longer than {max_length} tokens and were cut")
     if not validation:
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(method)
-    targets = torch.tensor([model.task.target(example) for example in train_set])
-    goals = torch.tensor([model.task.target(example) for example in validation])
+    targets = model.task.goals(given)
+    metric = config.training.metric or model.task.primary(model.problem)
     worse_is_more = metric in model.task.LOWER_IS_BETTER
     plan = Plan(
         parameters=model.attached.parameters_of(RUN),
-        lengths=[len(row.ids) for row in features],
+        lengths=[len(row.ids) for row in given.rows],
         config=config.training,
         seed=config.seed,
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
         rates=model.attached.rates_of(RUN),
-        evaluate=_evaluator(config, model, watched, goals, data) if validation else None,
+        evaluate=_evaluator(config, model, watched) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
     )
@@ -172,17 +170,17 @@ def _plan(
     def losses(rows: Mapping[str, Any], steps: Mapping[str, int]) -> dict[str, Tensor]:
         if not model.attached.training:
             model.attached.train()
-        return model.losses(rows, steps, {RUN: features}, {RUN: targets})
+        return model.losses(rows, steps, {RUN: given.rows}, {RUN: targets})
 
     return plan, losses, max_length
 
 
-def _evaluator(config: FitConfig, model: TaskModel, features: list[Features], goals: Tensor, data: TaskData) -> Any:
+def _evaluator(config: FitConfig, model: TaskModel, watched: Encoded) -> Callable[[], Mapping[str, float]]:
     def evaluate() -> Mapping[str, float]:
         quiet = Silent()  # the training bar goes on showing
-        logits = model.logits(features, RUN, config.training.eval_batch_size, quiet, "evaluate")
-        loss = float(model.task.loss(logits, goals).mean())
-        return {"loss": loss, **model.task.metrics(logits, goals, data.labels)}
+        logits = model.logits(watched.rows, RUN, config.training.eval_batch_size, quiet, "evaluate")
+        model.problem = model.task.tuned(logits, watched, model.problem)
+        return model.metrics(logits, watched)
 
     return evaluate
 
@@ -197,15 +195,16 @@ def _save(
     peft: methods.PeftForm | None,
     max_length: int,
     seconds: float,
-    task: ModuleType,
     reporter: Reporter,
 ) -> RunRecord:
     best = dict(outcome.best or {})
+    primary = model.task.primary(model.problem)
+    answers = _answers(config, model, data, max_length, reporter)
     tensors = model.attached.kept(RUN)
     counts = _counts(model, tensors)
     stored = methods.kept(method)
     card = Card(
-        task=config.task,
+        task=model.problem.task,
         labels=data.labels,
         pair=data.pair,
         method={"name": stored.method, **stored.model_dump(mode="json")},
@@ -220,6 +219,7 @@ def _save(
             "cut": remembered(config.data),
             "cache": config.data.cache,
         },
+        options=model.problem.options.model_dump(mode="json"),
         metrics=best,
     )
     save_adapter(out / "adapter", card, tensors, peft)
@@ -242,12 +242,22 @@ def _save(
     }
     write_json(out / "run.json", record)
     if best:
-        write_json(out / "metrics.json", {"split": "validation", "metrics": best, "primary": task.PRIMARY})
-    if config.predict and data.splits.get("validation"):
-        features, _ = model.features(data.splits["validation"], RUN, max_length)
-        logits = model.logits(features, RUN, config.training.eval_batch_size, reporter, "predict")
-        write_jsonl(out / "predictions.jsonl", task.decode(logits, data.labels))
-    return RunRecord(out, best, task.PRIMARY, counts, seconds, outcome.steps, outcome.stopped, record)
+        write_json(out / "metrics.json", {"split": "validation", "metrics": best, "primary": primary})
+    if answers is not None:
+        write_jsonl(out / "predictions.jsonl", answers)
+    return RunRecord(out, best, primary, counts, seconds, outcome.steps, outcome.stopped, record)
+
+
+def _answers(
+    config: FitConfig, model: TaskModel, data: TaskData, max_length: int, reporter: Reporter
+) -> list[dict[str, Any]] | None:
+    """Tunes what the task tunes with the weights that are kept, and gives the answers for validation if asked for."""
+    if not data.splits.get("validation") or not (config.predict or model.task.TUNES):
+        return None
+    encoded = model.encode(data.splits["validation"], RUN, max_length)
+    logits = model.logits(encoded.rows, RUN, config.training.eval_batch_size, reporter, "predict")
+    model.problem = model.task.tuned(logits, encoded, model.problem)
+    return model.task.decode(logits, encoded, model.problem) if config.predict else None
 
 
 def _counts(model: TaskModel, tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -53,7 +53,7 @@ def import_peft(
     chosen = _labels(task, labels, outputs, reporter)
     form = method_form(theirs.config, base.sites())
     head = HeadConfig(pooling=_pooling(theirs.config, base))
-    built = build(base, {RUN: theirs.config}, head, tasks.task(task), chosen, {RUN: 0})
+    built = build(base, {RUN: theirs.config}, head, tasks.parse({}, task, chosen), {RUN: 0})
     ours = {**theirs.tensors, **_head(theirs.rest, built, reporter)}
     built.attached.load(RUN, ours)
     card = Card(

@@ -11,7 +11,7 @@ from graftlm.core.example import Example
 from graftlm.core.files import new_folder
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.recipes.predict import RUN, Predictor, load
-from graftlm.tasks import collate, head_keys
+from graftlm.tasks import SequenceHead, collate, head_keys
 
 TOLERANCE = 1e-4
 PROBES = (
@@ -53,6 +53,8 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     model, card = predictor.model, predictor.card
+    if not isinstance(model.head, SequenceHead):
+        raise UserError(f"the head of {card.task} has no place in a plain sequence classifier; keep the adapter")
     family = model.attached.sites.head
     if family is None or card.head["pooling"] != "default":
         why = (
@@ -102,7 +104,7 @@ def _logits(predictor: Predictor) -> Tensor:
 @torch.no_grad()
 def _plain_logits(model: nn.Module, predictor: Predictor) -> Tensor:
     """One text at a time, so that no family's own rule for padding plays a part."""
-    features, _ = predictor.model.features(_examples(predictor), RUN, predictor.card.max_length)
+    features = predictor.model.encode(_examples(predictor), RUN, predictor.card.max_length).rows
     device = torch.device("cpu")
     batches = [collate([(row, [])], predictor.model.base.pad_id, device) for row in features]
     return torch.cat([model(**batch).logits for batch in batches])
