@@ -58,6 +58,8 @@ def _show_classes(found: "Evaluation", reporter: "ConsoleReporter") -> None:
         for row in found.per_class
     ]
     reporter.table("per class", ["label", *numbers, "examples"], rows)
+    if not found.confusion:
+        return
     if len(found.labels) <= MOST:
         counts = [[label, *map(str, row)] for label, row in zip(found.labels, found.confusion, strict=True)]
         reporter.table("confusion (rows: true, columns: predicted)", ["", *found.labels], counts)

@@ -55,7 +55,7 @@ def evaluate(
             f"{run} has {bad} on {split}, so nothing is written; its training diverged, a lower learning rate may help"
         )
     details = task.details(logits, encoded, problem)
-    primary = task.primary(problem)
+    primary = task.measures(problem)[0]
     folder = adapter_folder(Path(run))
     out = folder.parent if folder.name == "adapter" else folder
     write_json(out / "metrics.json", {"split": split, "metrics": metrics, "primary": primary})

@@ -44,10 +44,10 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     out = _free(Path(config.out), config.overwrite)
     problem = tasks.parse({k: v for k, v in config.task.items() if k != "name"}, str(config.task["name"]))
     method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
-    _known_metric(config, problem)
     _known_optimizer(config)
     data = tasks.load(config.data, problem, splits=("train", "validation"))
     problem = replace(problem, labels=data.labels)
+    _known_metric(config, problem)
     for note in data.notes:
         reporter.line(note)
     method = methods.with_labels(method, data.labels)
@@ -74,7 +74,7 @@ def _free(out: Path, overwrite: bool) -> Path:
 
 
 def _known_metric(config: FitConfig, problem: Problem) -> None:
-    metric, known = config.training.metric, problem.module.METRICS
+    metric, known = config.training.metric, problem.module.measures(problem)
     if metric is not None and metric not in known:
         raise unknown("metric", metric, known)
 
@@ -151,7 +151,7 @@ def _plan(
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(method)
     targets = model.task.goals(given)
-    metric = config.training.metric or model.task.primary(model.problem)
+    metric = config.training.metric or model.task.measures(model.problem)[0]
     worse_is_more = metric in model.task.LOWER_IS_BETTER
     plan = Plan(
         parameters=model.attached.parameters_of(RUN),
@@ -198,7 +198,7 @@ def _save(
     reporter: Reporter,
 ) -> RunRecord:
     best = dict(outcome.best or {})
-    primary = model.task.primary(model.problem)
+    primary = model.task.measures(model.problem)[0]
     answers = _answers(config, model, data, max_length, reporter)
     tensors = model.attached.kept(RUN)
     counts = _counts(model, tensors)

@@ -172,10 +172,11 @@ def _hub_name(name: str) -> tuple[str, str | None]:
 
 
 def table_of(dataset: Any, where: str) -> Table:
-    """The table in a `datasets.Dataset`; a ClassLabel column keeps its class names."""
+    """The table in a `datasets.Dataset`; a column of ClassLabels, or of lists of them, keeps its class names."""
     from datasets import ClassLabel
 
-    names = {name: kind.names for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
+    kinds = {name: getattr(kind, "feature", kind) for name, kind in dataset.features.items()}
+    names = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
     return Table(where, dataset[:], range(1, len(dataset) + 1), names, unit="row")
 
 

@@ -55,7 +55,7 @@ class Details:
 def task(name: str) -> ModuleType:
     """The module of a task; an unknown name is an error that names the nearest.
 
-    It has METRICS, LOWER_IS_BETTER, TUNES, `Options`, `primary`, `outputs`, `goals`, `loss`, `decode`, `metrics`,
+    It has LOWER_IS_BETTER, TUNES, `Options`, `measures`, `outputs`, `goals`, `loss`, `decode`, `metrics`,
     `details` and `tuned`, as graftlm.tasks.classification does. READS says what an example is: a text with a "class" or
     a "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
     "text", or "tokens" of rows that the task's own `encode` makes.

@@ -15,13 +15,12 @@ from graftlm.tasks._task import Details, NoOptions, Problem
 READS, HEAD = "class", "text"
 TUNES = False
 Options = NoOptions
-METRICS = ("accuracy", "macro_f1", "matthews", "loss")
 LOWER_IS_BETTER = ("loss",)
 
 
-def primary(problem: Problem) -> str:
-    """The metric that a run is chosen by."""
-    return "accuracy"
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("accuracy", "macro_f1", "matthews", "loss")
 
 
 def outputs(problem: Problem) -> int:

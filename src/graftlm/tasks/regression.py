@@ -15,13 +15,12 @@ from graftlm.tasks._task import Details, NoOptions, Problem
 READS, HEAD = "score", "text"
 TUNES = False
 Options = NoOptions
-METRICS = ("pearson", "spearman", "mse", "mae", "loss")
 LOWER_IS_BETTER = ("loss", "mse", "mae")
 
 
-def primary(problem: Problem) -> str:
-    """The metric that a run is chosen by."""
-    return "pearson"
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("pearson", "spearman", "mse", "mae", "loss")
 
 
 def outputs(problem: Problem) -> int:
