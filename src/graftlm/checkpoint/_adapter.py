@@ -25,7 +25,7 @@ VERSION = 3
 class Card:
     """What `graftlm.json` holds: all that reproduces the predictions beside base and tensors.
 
-    `options` are the task's own, with what was tuned on validation.
+    `options` are the task's own, `tuned` the numbers that it found on validation.
     """
 
     task: str
@@ -39,6 +39,7 @@ class Card:
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     layout: Literal["peft", "graftlm"] = "graftlm"
     version: int = VERSION

@@ -35,6 +35,7 @@ def fit(
     shots: Annotated[int | None, typer.Option(metavar="N", help="Few-shot: N examples a label, N to validate.")] = None,
     shots_seed: Annotated[int | None, typer.Option(metavar="N", help="Which few-shot sets are drawn.")] = None,
     mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable rows out, and count them.")] = False,
     pooling: Annotated[str | None, typer.Option(metavar="KIND", help="default, first, last or mean.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Learning rate; by default the method's own.")] = None,
     epochs: Annotated[float | None, typer.Option(metavar="X", help="Passes over the training examples.")] = None,
@@ -71,7 +72,9 @@ def fit(
     flags = given(
         model=model,
         task={"name": task} if task else None,
-        data=data_values(data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed),
+        data=data_values(
+            data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed, skip_bad=skip_bad or None
+        ),
         method={"name": method} if method else None,
         out=out,
         seed=seed,

@@ -43,6 +43,8 @@ def evaluate(
     problem = predictor.model.problem
     loaded = tasks.load(data, problem, splits=(split,), labels=card.labels)
     examples = loaded.splits[split]
+    for note in loaded.notes:
+        reporter.line(note)
     predictor.model.cache = default_folder() if data.cache and stored.get("cache", True) else None
     started = time.perf_counter()
     encoded = predictor.encode(examples, reporter)

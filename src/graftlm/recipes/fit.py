@@ -220,6 +220,7 @@ def _save(
             "cache": config.data.cache,
         },
         options=model.problem.options.model_dump(mode="json"),
+        tuned=dict(model.problem.tuned),
         metrics=best,
     )
     save_adapter(out / "adapter", card, tensors, peft)

@@ -14,7 +14,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import with_head
-from graftlm.tasks import Encoded
+from graftlm.tasks import Encoded, Problem
 
 RUN = "run"
 Text = str | tuple[str, str] | Example
@@ -90,12 +90,17 @@ def load(run: str | Path, reporter: Reporter | None = None, *, strength: float =
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites()) if card.layout == "peft" else None
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, tasks.parse(card.options, card.task, card.labels), {RUN: card.seed})
+    model = build(base, {RUN: method}, head, problem_of(card), {RUN: card.seed})
     whole = None if form is None else with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, whole))
     if strength != 1:
         model.attached.strengthen(RUN, strength)
     return Predictor(card, model)
+
+
+def problem_of(card: Card) -> Problem:
+    """A run's task, with its options and what was tuned."""
+    return tasks.parse(card.options, card.task, card.labels, card.tuned)
 
 
 def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:

@@ -39,6 +39,8 @@ def load(
     tables = _read(source, asked, drawn=config.shots is not None)
     if problem.module.READS == "rows":
         return _by_rows(config, problem, tables, asked, limits, labels)
+    if config.skip_bad:
+        raise UserError(f'skip_bad = true: the task "{problem.task}" cannot leave rows out; leave skip_bad out')
     task = "regression" if problem.module.READS == "score" else "classification"
     first = next(iter(tables.values()))
     columns = _columns.find(first, task, config.columns, config.mark or ())

@@ -16,6 +16,7 @@ from typing import Any
 
 from graftlm.core.errors import UserError
 from graftlm.core.hub import cache_only
+from graftlm.tasks._squad import flattened
 
 BOM = b"\xef\xbb\xbf"
 
@@ -59,7 +60,7 @@ def read_file(path: Path) -> Table:
 
 
 def _read_json(path: Path) -> Table:
-    """One object a line (blank lines are skipped), or one list of objects."""
+    """One object a line (blank lines are skipped), one list of objects, or SQuAD's nested JSON."""
     with path.open("rb") as file:
         if file.read(1024).removeprefix(BOM).lstrip()[:1] == b"[":
             file.seek(0)
@@ -67,6 +68,9 @@ def _read_json(path: Path) -> Table:
             rows = [_object(row, f"{path} item {place}") for place, row in enumerate(listed, 1)]
             return Table(str(path), _columns(rows), range(1, len(rows) + 1), unit="item")
         file.seek(0)
+        questions = _squad(path)
+        if questions is not None:
+            return Table(str(path), _columns(questions), range(1, len(questions) + 1), unit="question")
         rows, lines = [], []
         for number, line in enumerate(file, 1):
             line = line.removeprefix(BOM) if number == 1 else line
@@ -75,6 +79,16 @@ def _read_json(path: Path) -> Table:
                 rows.append(_object(_parsed(line, at, path), at))
                 lines.append(number)
     return Table(str(path), _columns(rows), lines)
+
+
+def _squad(path: Path) -> list[dict[str, Any]] | None:
+    """The questions of a .json file in SQuAD's nested form; None for any other file."""
+    if path.suffix.lower() != ".json":
+        return None
+    try:
+        return flattened(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parsed(text: bytes, at: str, path: Path) -> Any:

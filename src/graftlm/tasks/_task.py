@@ -1,7 +1,7 @@
 """A task is a module found by its file's name; all have the same names, which `task` lists."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +19,15 @@ class NoOptions(Config):
 
 @dataclass(frozen=True)
 class Problem:
-    """One task with its labels, in the order of class indices (() where it has none), and its options."""
+    """One task with its labels, in the order of class indices (() where it has none), and its options.
+
+    `tuned` are numbers that were found on validation.
+    """
 
     task: str
     labels: tuple[str, ...] = ()
     options: Any = NoOptions()  # noqa: RUF009 (frozen)
+    tuned: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def module(self) -> ModuleType:
@@ -63,9 +67,11 @@ def task(name: str) -> ModuleType:
     return registry.load(PACKAGE, "task", name)
 
 
-def parse(options: Mapping[str, Any], name: str, labels: Sequence[str] = ()) -> Problem:
+def parse(
+    options: Mapping[str, Any], name: str, labels: Sequence[str] = (), tuned: Mapping[str, float] | None = None
+) -> Problem:
     """A task's options as plain values, {"stride": 64}, as a problem; one that the task does not have is an error."""
     kind: type[Config] = task(name).Options
     if options and not kind.model_fields:
         raise UserError(f'task.{next(iter(options))}: the task "{name}" has no options')
-    return Problem(name, tuple(labels), kind.parse(options, where="task."))
+    return Problem(name, tuple(labels), kind.parse(options, where="task."), tuned or {})

@@ -1,7 +1,7 @@
 """Texts longer than a model takes, as rows that overlap, so that nothing is cut; and where each token stands."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graftlm.core.errors import UserError
@@ -87,3 +87,53 @@ def _room(firsts: Sequence[str], reading: Reading) -> int:
     tokenizer = reading.tokenizer
     ids = tokenizer(list(firsts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     return reading.length - tokenizer.num_special_tokens_to_add(True) - max(map(len, ids))
+
+
+def questioned(pairs: Sequence[tuple[str, str]], reading: Reading, stride: int) -> tuple[list[Window], int]:
+    """The windows of each context behind its question, and how many questions were cut to half of a row.
+
+    `special` holds one place: a special token that has seen the row, the last one where the model is causal. One is
+    put at the end if the tokenizer places none there, and a line break after the question if it places nothing.
+    """
+    between, special = _layout(reading)
+    room = Reading(reading.tokenizer, reading.length - (special is None), reading.causal, reading.strict)
+    questions, long = _halved([question for question, _ in pairs], room)
+    found = windows([question + between for question in questions], [context for _, context in pairs], room, stride)
+    if special is not None:
+        return [replace(window, special=[special % len(window.features.ids)]) for window in found], long
+    end = next((token for token in _ends(reading.tokenizer) if token is not None), 0)
+    return [_ended(window, end) for window in found], long
+
+
+def _layout(reading: Reading) -> tuple[str, int | None]:
+    """What must stand after a question, and which place of a row is a special token that has seen it."""
+    order = reading.tokenizer("a", "a").sequence_ids(0)
+    if not {0, 1} <= {*order}:
+        return "", None
+    between = "" if None in order[order.index(0) : order.index(1)] else "\n"
+    first, last = order[0] is None, order[-1] is None
+    if first and not reading.causal:
+        return between, 0
+    return between, -1 if last else None
+
+
+def _ends(tokenizer: Any) -> list[int | None]:
+    return [tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id]
+
+
+def _ended(window: Window, end: int) -> Window:
+    ids, types = window.features.ids, window.features.types
+    features = Features([*ids, end], None if types is None else [*types, types[-1] if types else 0])
+    return replace(window, features=features, special=[len(ids)])
+
+
+def _halved(texts: Sequence[str], reading: Reading) -> tuple[list[str], int]:
+    """The texts cut to half of the tokens that a row has room for, and how many were cut."""
+    tokenizer = reading.tokenizer
+    most = max(1, (reading.length - tokenizer.num_special_tokens_to_add(True)) // 2)
+    found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    cut = [
+        text[: spans[most - 1][1]] if len(spans) > most else text
+        for text, spans in zip(texts, found["offset_mapping"], strict=True)
+    ]
+    return cut, sum(len(spans) > most for spans in found["offset_mapping"])
