@@ -88,7 +88,7 @@ def _long(values: Mapping[str, Any]) -> Values:
 
 
 def layered(config: Values, flags: Values, options: Sequence[str]) -> Values:
-    """The file, the flags on it, the `-o` pairs on both. Another method or task does not inherit the first's options."""
+    """The file, the flags on it, the `-o` pairs on both. Another method or task inherits no options."""
     from graftlm.core.config import merged, overrides
 
     values = config
