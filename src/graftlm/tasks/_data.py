@@ -49,10 +49,10 @@ def load(
     rows = {split: range(min(len(table), limits.get(split, len(table)))) for split, table in tables.items()}
     cut = {split: table.take(rows[split]) if split in limits else table for split, table in tables.items()}
     if task == "classification":
-        found, answers = _classes(tables, columns, config, labels, rows)
+        found, answers = classes(tables, columns, config, labels, rows)
     else:
         found, answers = (), {split: _scores(table, columns) for split, table in cut.items()}
-    examples = {split: _examples(table, columns, config.mark, answers[split], task) for split, table in cut.items()}
+    examples = {split: examples_of(table, columns, config.mark, answers[split], task) for split, table in cut.items()}
     notes = [columns.said(task), *_notes(examples)]
     if config.shots is not None and "train" in examples:
         drawn = _drawn(examples["train"], found, config.shots, config.shots_seed)
@@ -103,7 +103,7 @@ def read_texts(
     }
     found = _columns.find(table, None, needed, mark or ())
     answers = table.columns[found.answer] if found.answer else [None] * len(table)
-    return _examples(table, found, mark, answers, None)
+    return examples_of(table, found, mark, answers, None)
 
 
 def _asked(source: Source, splits: Collection[str] | None, drawn: bool) -> dict[str, str]:
@@ -140,7 +140,7 @@ def _same_columns(table: Table, first: Table, columns: Columns, mark: Marks | No
             _columns.has(table, column)
 
 
-def _classes(
+def classes(
     tables: Mapping[str, Table],
     columns: Columns,
     config: DataConfig,
@@ -182,7 +182,7 @@ def _score(value: Any, at: str, column: str) -> float:
     return score
 
 
-def _examples(
+def examples_of(
     table: Table, columns: Columns, mark: Marks | None, answers: Sequence[Any], task: str | None
 ) -> list[Example]:
     ids = table.columns.get(columns.id or "", [None] * len(table))
