@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 import graftlm
 import tiny
@@ -16,7 +18,7 @@ from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
 from graftlm.recipes._model import build
 from graftlm.sites import row_keys
-from graftlm.tasks import load, parse
+from graftlm.tasks import Features, load, parse
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
@@ -109,6 +111,36 @@ def test_a_task_is_trained_stored_and_asked_again(family: str, method: str, task
         first_words = [each.get("answer") for each in one["answers"]] if task == "multi-span" else one[KEYS[task]]
         second_words = [each.get("answer") for each in other["answers"]] if task == "multi-span" else other[KEYS[task]]
         assert first_words == second_words
+
+
+SPOKEN = [
+    *((family, "tagging") for family in ("bert", "roberta", "distilbert", "electra", "albert", "gpt2", "gpt-neox")),
+    *((family, "tagging") for family in ("llama", "qwen3", "gemma")),
+    *(
+        (family, "spans")
+        for family in ("bert", "roberta", "distilbert", "electra", "albert", "gpt2", "gpt-neox", "opt")
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "task"), SPOKEN)
+def test_peft_reads_a_head_of_tokens_and_gives_the_same_logits(family: str, task: str, tmp_path: Path) -> None:
+    model = saved(tiny.model(family, pad_token_id=0), tmp_path / "base")
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS[task](30)), "split": {"train": 0.6, "validation": 0.4}}
+    graftlm.fit(model=model, task=task, data=data, method=METHODS["lora"], out=tmp_path / "run", training=SHORT)
+    graftlm.export_peft(tmp_path / "run", tmp_path / "exported")
+    predictor = graftlm.load(tmp_path / "run")
+    assert predictor.card.layout == "peft"
+    ids = torch.tensor([[4, 9, 5, 7, 20, 31]])
+    row = Features(ids[0].tolist(), None, list(range(6)))
+    expected = predictor.model.logits([row], "run", 1, Silent(), "ours")[0]
+    labels = {} if task == "spans" else {"num_labels": len(predictor.labels)}
+    kind = AutoModelForQuestionAnswering if task == "spans" else AutoModelForTokenClassification
+    peft = PeftModel.from_pretrained(kind.from_pretrained(model, pad_token_id=0, **labels), tmp_path / "exported")
+    with torch.no_grad():
+        out = peft.eval()(input_ids=ids)
+    found = torch.stack([out.start_logits[0], out.end_logits[0]], -1) if task == "spans" else out.logits[0]
+    assert (found - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("task", TASKS)
