@@ -17,7 +17,6 @@ from graftlm.core.reporter import Silent
 from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
 from graftlm.recipes._model import build
-from graftlm.sites import row_keys
 from graftlm.tasks import Features, load, parse
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -175,4 +174,17 @@ def test_virtual_tokens_and_neighbours_shift_no_answer(family: str, task: str, t
         one = single.logits(encoded[name].rows[:5], name, 1, Silent(), "one")
         all_of_them = together.logits(encoded[name].rows[:5], name, 5, Silent(), "all")
         assert torch.allclose(one, all_of_them, atol=1e-5)
-    assert row_keys(7, 1, torch.tensor([0])).shape == (1,)
+
+
+def test_several_labels_are_merged_and_heads_that_plain_models_lack_are_not(tmp_path: Path) -> None:
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    for task in ("multilabel", "ordinal", "tagging"):
+        data = {"path": write(tmp_path / f"{task}.jsonl", ROWS[task](30)), "split": {"train": 0.6, "validation": 0.4}}
+        graftlm.fit(model=model, task=task, data=data, method="lora", out=tmp_path / task, training=SHORT)
+    graftlm.merge(tmp_path / "multilabel", tmp_path / "merged")
+    config = json.loads((tmp_path / "merged/config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    for task in ("ordinal", "tagging"):
+        with pytest.raises(graftlm.UserError, match=f"the head of {task} has no place in a plain sequence classifier"):
+            graftlm.merge(tmp_path / task, tmp_path / "other")
+        assert not (tmp_path / "other").exists()

@@ -147,4 +147,6 @@ def test_the_class_in_the_middle_is_given_and_the_metrics_are_scikit_learn_s():
     assert found["kappa"] == pytest.approx(sk.cohen_kappa_score(true, given, weights="quadratic"))
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, given))
     assert found["mae"] == pytest.approx(sk.mean_absolute_error(true, given))
+    details = ORDINAL.details(logits, classes(true), ranked())
+    assert details.confusion == sk.confusion_matrix(true, given, labels=range(4)).tolist()
     assert ORDINAL.metrics(torch.full((2, 3), -9.0), classes([0, 0]), ranked())["kappa"] == 0.0

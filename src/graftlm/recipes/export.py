@@ -49,7 +49,8 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
     lost = [name for name in tensors if name not in again or not equal(again[name], tensors[name])]
     if lost:
         raise UserError(f"{lost[0]} does not come back from PEFT's form as it was; nothing is written")
-    save_peft(target, form, tensors, _readme(card.model, card.task, card.labels))
+    named = card.labels if model.head.outputs == len(card.labels) else ()
+    save_peft(target, form, tensors, _readme(card.model, card.task, named))
     found = tuple(vllm_obstacles(form.body))
     for line in found:
         reporter.line(f"vLLM: {line}")

@@ -14,6 +14,7 @@ from graftlm.recipes.predict import RUN, Predictor, load
 from graftlm.tasks import SequenceHead, collate, head_keys
 
 TOLERANCE = 1e-4
+PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classification"}
 PROBES = (
     "A short text.",
     "The quick brown fox jumps over the lazy dog, and then it does so once more for good measure!",
@@ -53,7 +54,8 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     model, card = predictor.model, predictor.card
-    if not isinstance(model.head, SequenceHead):
+    names = card.labels or ("score",)
+    if not isinstance(model.head, SequenceHead) or model.head.outputs != len(names):
         raise UserError(f"the head of {card.task} has no place in a plain sequence classifier; keep the adapter")
     family = model.attached.sites.head
     if family is None or card.head["pooling"] != "default":
@@ -66,11 +68,10 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
             f"{why} has no place in a plain Transformers model; keep the adapter, or train with the default pooling"
         )
     config = load_config(model.base.source)
-    names = card.labels or ("score",)
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = "single_label_classification" if card.labels else "regression"
+    config.problem_type = PROBLEMS.get(card.task, "single_label_classification")
     if config.pad_token_id is None:
         config.pad_token_id = model.base.pad_id
     plain = AutoModelForSequenceClassification.from_config(config).float()

@@ -62,7 +62,7 @@ class Predictor:
         return encoded
 
     def gates(self, texts: Sequence[Text], batch_size: int = 64, reporter: Reporter | None = None) -> dict[str, Tensor]:
-        """How far the run's gates open, 0 to 1: `layer.role.part` -> a number a text (of its first window), in order."""
+        """How far the run's gates open, 0 to 1: `layer.role.part` -> a text's (its first window's), in order."""
         examples = [self._example(text, place) for place, text in enumerate(texts)]
         encoded = self.encode(examples, reporter)
         rows = self.model.gates(encoded.rows, RUN, batch_size, reporter or Silent())
