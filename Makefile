@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test format docs clean
+.PHONY: demo test test-slow format docs clean
 
 demo: .venv/.installed
 	$(BIN)/python examples/demo.py
@@ -13,6 +13,9 @@ test: .venv/.installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=worksteal --cov --cov-fail-under=90
+
+test-slow: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=worksteal -m slow
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

@@ -9,6 +9,7 @@ import torch
 
 import graftlm
 from graftlm.core.example import Example
+from sealing import change_card, reseal
 
 DATA = {"path": "examples/data/tweets", "limit": {"train": 64, "validation": 40, "test": 40}}
 SHORT = {"max_steps": 4, "batch_size": 16, "learning_rate": 1e-3}
@@ -137,15 +138,14 @@ def test_loading_is_strict(damage: str, said: str, tmp_path: Path) -> None:
     else:
         tensors["head.weight"] = torch.zeros(2, 384)
     save_file(tensors, file)
+    reseal(tmp_path / "run/adapter")
     with pytest.raises(graftlm.UserError, match=said):
         graftlm.load(tmp_path / "run")
 
 
 def test_another_base_is_refused_by_its_fingerprint(tmp_path: Path) -> None:
     graftlm.fit(model="minilm", data=DATA, method="head", out=tmp_path / "run", training=SHORT)
-    card = tmp_path / "run/adapter/graftlm.json"
-    body = json.loads(card.read_text())
-    card.write_text(json.dumps(body | {"fingerprint": "0"}))
+    change_card(tmp_path / "run/adapter", {"fingerprint": "0"})
     with pytest.raises(graftlm.UserError, match="was trained on another"):
         graftlm.load(tmp_path / "run")
 

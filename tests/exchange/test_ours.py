@@ -22,6 +22,7 @@ from graftlm.methods import parse, peft_form
 from graftlm.recipes.export import vllm_obstacles
 from graftlm.sites import Sites
 from graftlm.tasks import collate
+from sealing import reseal
 
 FUSED = ("gpt2", "gpt-neox", "phi3", "modernbert")
 
@@ -99,6 +100,7 @@ def test_a_fused_layers_block_that_was_trained_beyond_is_refused_by_its_own_run(
     tensors = load_file(file)
     tensors["base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"][tiny.WIDTH, 0] = 1  # a row of the keys
     save_file(tensors, file, metadata={"format": "pt"})
+    reseal(file.parent)
     with pytest.raises(UserError, match=r"h\.0\.attn\.c_attn was trained beyond attention\.query, attention\.value"):
         graftlm.load(tmp_path / "run")
     run = graftlm.import_peft(tmp_path / "run/adapter", tmp_path / "again", labels=("a", "b"))

@@ -39,6 +39,8 @@ ROUTES: Mapping[str, Callable[[int], Names]] = {
         *(["prompt"] * rows),
         *(["other", "lora"] * rows),
     ],
+    # runs of unlike methods alternate, and lie in as many stretches as there are rows
+    "alternating": lambda rows: ["lora", "pfeiffer", None, "unipelt", "prefix", "prompt"] * rows,
     "a row each": lambda rows: ["lora", "pfeiffer", None, "unipelt", "prefix", "prompt"],
 }
 WARM_UP = [(2, 7), (3, 8)]  # rows of each run, tokens
@@ -70,16 +72,15 @@ def meet(attached: Attached, through: nn.Module, names: Names, tokens: int) -> d
 
 
 @pytest.mark.usefixtures("_dynamo")
-@pytest.mark.parametrize(("order", "training"), [("run after run", False), ("interleaved", True), ("a row each", True)])
+@pytest.mark.parametrize(
+    ("order", "training"),
+    [("run after run", False), ("interleaved", True), ("a row each", True), ("alternating", True)],
+)
 @pytest.mark.parametrize("family", BASIC)
 def test_a_compiled_model_meets_mixed_batches_of_new_shapes_without_a_break_or_a_recompilation(
     family: str, order: str, training: bool
 ) -> None:
-    """In training the backward pass is compiled too, and its gradients are those of the eager model.
-
-    Not so for rows of runs of unlike methods that alternate: their stretches, and with them the graph, grow with
-    the batch. Runs of one method may alternate, and jobs lay each run's rows one after another.
-    """
+    """In training the backward pass is compiled too, and its gradients are those of the eager model."""
     attached = attach(model(family, num_hidden_layers=1), RUNS).train(training)
     randomise_runs(attached)
     compiled = torch.compile(attached, backend="aot_eager", fullgraph=True)

@@ -1,15 +1,8 @@
 """Files in and out: base models and adapters."""
 
-from graftlm.checkpoint._adapter import (
-    Card,
-    adapter_folder,
-    load_card,
-    load_peft,
-    load_tensors,
-    save_adapter,
-    save_peft,
-)
-from graftlm.checkpoint._models import ALIASES, Base, ModelSource, load_base, load_config, resolve
+from graftlm.checkpoint._adapter import load_peft, load_tensors, save_adapter, save_peft
+from graftlm.checkpoint._card import Card, adapter_folder, check_files, load_card
+from graftlm.checkpoint._models import ALIASES, Base, ModelSource, blank, load_base, load_config, resolve
 
 __all__ = [
     "ALIASES",
@@ -17,6 +10,8 @@ __all__ = [
     "Card",
     "ModelSource",
     "adapter_folder",
+    "blank",
+    "check_files",
     "load_base",
     "load_card",
     "load_config",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graftlm.checkpoint._trust import check_folder
 from graftlm.core.aliases import ALIASES
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import new_folder
@@ -115,23 +117,35 @@ def load_config(source: ModelSource) -> Any:
         return AutoConfig.from_pretrained(
             source.path, trust_remote_code=False, local_files_only=source.offline is not None, **extra
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a config that is broken fails in as many classes as there are fields
         raise _not_loaded(source, error) from None
+
+
+def blank(source: ModelSource) -> nn.Module:
+    """The backbone without its weights, on the meta device."""
+    from transformers import AutoModel
+
+    config = load_config(source)
+    _check_kind(source, config)
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except Exception as error:
+        raise _not_loaded(source, error) from None
+    _check_embedding(source, model)
+    return model
 
 
 def load_base(name: str, cache: Path | None = None) -> Base:
     """The backbone of a model (no LM head) in fp32, on the CPU, with its tokenizer."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
-    cached = source.offline is not None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, local_files_only=cached)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f'the model "{name}" has no tokenizer that can be read: {_first_line(error)}') from None
-    if type(config) not in AutoModel._model_mapping:
-        raise UserError(f'the model "{name}" is of type {config.model_type}, which Transformers has no plain model for')
+    _check_kind(source, config)
+    tokenizer = _tokenizer(source)
+    folder = folder_of(source)
+    check_folder(folder)
     try:
         model, info = AutoModel.from_pretrained(
             source.path,
@@ -139,18 +153,70 @@ def load_base(name: str, cache: Path | None = None) -> Base:
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
-            local_files_only=cached,
+            local_files_only=source.offline is not None,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
     except Exception as error:  # Transformers raises anything from OSError to RuntimeError for a bad file
         raise _not_loaded(source, error) from None
     missing = frozenset(str(key) for key in info["missing_keys"])
+    _check_weights(name, type(model).__name__, missing, info["mismatched_keys"])
+    _check_embedding(source, model)
+    check_folder(folder)  # again: of a hub's name, most files have come only now
+    return Base(source, model.eval(), tokenizer, fingerprint(folder), missing)
+
+
+def _check_kind(source: ModelSource, config: Any) -> None:
+    """Refuses a model that is not for texts."""
+    from transformers import AutoModel
+
+    if type(config) not in AutoModel._model_mapping:
+        raise UserError(
+            f'the model "{source.name}" is of type {config.model_type}, which Transformers has no plain model for'
+        )
+    mapped: Any = AutoModel._model_mapping[type(config)]
+    kind = mapped[0] if isinstance(mapped, tuple) else mapped
+    if kind.main_input_name != "input_ids":
+        raise UserError(
+            f'the model "{source.name}" is of type {config.model_type}, which takes {kind.main_input_name} and no texts'
+        )
+
+
+def _check_embedding(source: ModelSource, model: Any) -> None:
+    """Refuses a model that takes texts beside something else, which has no one word embedding."""
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError:
+        raise UserError(
+            f'the model "{source.name}" is a {type(model).__name__}, which takes more than texts; a model of texts '
+            "alone would work"
+        ) from None
+
+
+def _tokenizer(source: ModelSource) -> Any:
+    """The tokenizer; Transformers makes one without words where a folder has none, which is refused."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=False, local_files_only=source.offline is not None
+        )
+    except Exception as error:  # a tokenizer that is broken fails in Rust, or anywhere
+        raise UserError(f'the model "{source.name}" has no tokenizer that can be read: {_first_line(error)}') from None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(f'the model "{source.name}" has no tokenizer: {source.path} holds no tokenizer.json')
+    return tokenizer
+
+
+def _check_weights(name: str, kind: str, missing: frozenset[str], mismatched: Collection[Any]) -> None:
+    if mismatched:
+        key, found, needed = min((str(key), tuple(found), tuple(needed)) for key, found, needed in mismatched)
+        raise UserError(
+            f'the weights of "{name}" do not fit its config: {key} has shape {found}, and {kind} needs {needed}'
+        )
     broken = sorted(key for key in missing if "pooler" not in key)
     if broken:
-        raise UserError(
-            f'the weights of "{name}" lack {len(broken)} tensors that {type(model).__name__} has (first: {broken[0]})'
-        )
-    return Base(source, model.eval(), tokenizer, fingerprint(folder_of(source)), missing)
+        raise UserError(f'the weights of "{name}" lack {len(broken)} tensors that {kind} has (first: {broken[0]})')
 
 
 def folder_of(source: ModelSource) -> Path:
@@ -196,7 +262,9 @@ def _not_loaded(source: ModelSource, error: Exception) -> UserError:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+    """An error's first line, and where that only announces the next, both."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]
 
 
 def _siblings(path: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Frozen configs: unknown keys fail and name the nearest, bad values fail by name, nothing is repaired."""
 
 from collections.abc import Mapping, Sequence
+from reprlib import Repr
 from typing import Any
 
 import yaml
@@ -9,11 +10,15 @@ from typing_extensions import Self
 
 from graftlm.core.errors import UserError, unknown
 
+TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+SHORT = Repr()  # says little of a value whose text would be long, or without end
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
+
 
 class Config(BaseModel):
     """A frozen, plain config whose mistakes become one-line errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
@@ -41,8 +46,8 @@ class Config(BaseModel):
         if first["type"] == "missing":
             return UserError(f"option {key} is missing")
         message = str(first["msg"]).removeprefix("Value error, ")
-        shown = repr(first["input"])
-        return UserError(f"option {key.rstrip('.') or 'values'} = {shown[:80]}: {message[:1].lower()}{message[1:]}")
+        given = SHORT.repr(first["input"])[:80]
+        return UserError(f"option {key.rstrip('.') or 'values'} = {given}: {message[:1].lower()}{message[1:]}")
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -63,13 +68,42 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Plain YAML; no objects are built from it."""
+    """Plain YAML: no objects are built from it, a key is a text, and none stands twice in one place."""
+    loader = None
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_keys(node, where, set())
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2020-13-45 looks like a date
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not YAML ({getattr(error, 'problem', None) or 'it cannot be read'})") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deep") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _check_keys(node: yaml.Node, where: str, seen: set[int]) -> None:
+    """`seen` holds the nodes that were checked: an alias may lead back to one."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    keys: set[str] = set()
+    for part in node.value:
+        if isinstance(node, yaml.MappingNode):
+            key, part = part
+            at = f"{where} line {key.start_mark.line + 1}"
+            if key.tag not in (TEXT, MERGE):
+                raise UserError(f"{at}: the key {str(key.value)[:40]} is no text; write it in quotes")
+            if key.value in keys:
+                raise UserError(f'{at}: "{key.value}" stands twice')
+            keys.add(key.value)
+        _check_keys(part, where, seen)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files that a kill at any moment leaves old or new, never half: written under a temporary name, synced, renamed."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from tempfile import mkdtemp, mkstemp
 from typing import Any
 
 from graftlm.core.errors import UserError
+
+MOST_JSON = 64 << 20
 
 
 def write_bytes(path: Path, write: Callable[[Path], object]) -> None:
@@ -44,8 +47,12 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """JSON from a file; `what` names the file's purpose in an error."""
+    """JSON from a file of no more than 64 MiB; `what` names the file's purpose in an error."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no file, so it is no {what}")
+        if path.stat().st_size > MOST_JSON:
+            raise UserError(f"{path} is larger than {MOST_JSON >> 20} MiB, which no {what} is")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no {what} at {path}") from None
@@ -53,9 +60,20 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path} is not a readable {what}: {error}") from None
 
 
+def file_hash(path: Path) -> str:
+    """A file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder written whole under a temporary name and renamed to `path` at the end; an older one is replaced."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to nothing; name a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

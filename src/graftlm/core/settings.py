@@ -1,11 +1,30 @@
 """The options of one run, as the YAML file, the command line and Python give them. Every run saves them resolved."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from graftlm.core.config import Config
+
+SEEDS = 1 << 32  # NumPy's generators take no larger ones
+
+
+def _name(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a name holds no NUL")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class DataConfig(Config):
@@ -19,11 +38,11 @@ class DataConfig(Config):
     that a task cannot use and leave them out, where the first one would be an error.
     """
 
-    path: str
+    path: Name
     split: Mapping[str, PositiveFloat] = {}
     columns: Mapping[str, str] = {}
     shots: PositiveInt | None = None
-    shots_seed: NonNegativeInt = 13
+    shots_seed: NonNegativeInt = Field(default=13, lt=SEEDS)
     mark: tuple[str, str] | None = None
     limit: Mapping[str, PositiveInt] = {}
     cache: bool = True
@@ -82,14 +101,14 @@ class FitConfig(Config):
     `task`: {"name": "spans", "stride": 64}, or the name alone.
     """
 
-    model: str
+    model: Name
     task: Mapping[str, Any] = {"name": "classification"}
     data: DataConfig
     method: Mapping[str, Any]
     head: HeadConfig = HeadConfig()
     training: TrainingConfig = TrainingConfig()
-    out: str
-    seed: NonNegativeInt = 0
+    out: Name
+    seed: NonNegativeInt = Field(default=0, lt=SEEDS)
     predict: bool = False
     overwrite: bool = False
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, learning_rate, parse, with_labels
 from graftlm.methods._peft import WHOLE, NoWordsError, PeftForm, Theirs, from_peft, peft_form
+from graftlm.methods._peft_body import check_body
 from graftlm.sites import Attached, Sites
 
 
@@ -60,6 +61,7 @@ __all__ = [
     "Theirs",
     "acts",
     "attach",
+    "check_body",
     "config_class",
     "count",
     "from_peft",

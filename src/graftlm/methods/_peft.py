@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.methods._method import MethodConfig, module_of
+from graftlm.methods._peft_body import check_body
 from graftlm.sites import Sites, Tensors
 
 METHODS = {
@@ -82,7 +83,8 @@ def from_peft(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs
     from graftlm.core import registry
     from graftlm.methods._method import PACKAGE
 
-    kind = str(body.get("peft_type"))
+    check_body(body)
+    kind = str(body["peft_type"])
     if kind not in METHODS:
         raise unknown("peft_type that can be read", kind, METHODS)
     words: PeftWords = registry.load(PACKAGE, "method", METHODS[kind]).PEFT

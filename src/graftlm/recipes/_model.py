@@ -62,10 +62,22 @@ class TaskModel:
         length = max_length or limit
         if self.task.HEAD == "tokens":
             reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
-            return self.task.encode(examples, reading, self.problem)
-        rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)
-        notes = (f"{cut} texts are longer than {length} tokens and were cut",) if cut else ()
-        return Encoded(examples, rows, range(len(rows)), notes=notes)
+            found: Encoded = self.task.encode(examples, reading, self.problem)
+        else:
+            rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)
+            notes = (f"{cut} texts are longer than {length} tokens and were cut",) if cut else ()
+            found = Encoded(examples, rows, range(len(rows)), notes=notes)
+        self._check_words(max((max(row.ids) for row in found.rows), default=0))
+        return found
+
+    def _check_words(self, highest: int) -> None:
+        """Refuses a tokenizer of another model: its ids would be taken for virtual tokens."""
+        if highest >= self.attached.sites.vocabulary:
+            word = self.base.tokenizer.convert_ids_to_tokens(highest)
+            raise UserError(
+                f'the tokenizer of "{self.base.source.name}" gives token {highest} ("{word}"), but the model has '
+                f"{self.attached.sites.vocabulary} words: they do not belong together"
+            )
 
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
         """Each run's features, run after run -> logits (rows outputs), or (rows places outputs), in that order."""

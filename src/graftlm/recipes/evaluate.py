@@ -42,6 +42,9 @@ def evaluate(
     data = recut(data, stored.get("cut"))
     problem = predictor.model.problem
     loaded = tasks.load(data, problem, splits=(split,), labels=card.labels)
+    if loaded.pair != card.pair:
+        wanted, found = ("pairs of texts", "single texts") if card.pair else ("single texts", "pairs")
+        raise UserError(f"{run} was trained on {wanted}, and {data.path} has {found}; map the text columns")
     examples = loaded.splits[split]
     for note in loaded.notes:
         reporter.line(note)

@@ -68,6 +68,8 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
 def _free(out: Path, overwrite: bool) -> Path:
     if out.exists() and not out.is_dir():
         raise UserError(f"out = {out} is a file; name a folder")
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"out = {out} is a link to nothing; name a folder")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UserError(f"{out} is not empty; name another folder, or pass --overwrite")
     return out

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from graftlm import methods, tasks
-from graftlm.checkpoint import Base, Card, load_base, load_card, load_tensors
+from graftlm.checkpoint import Base, Card, check_files, load_base, load_card, load_tensors
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter, Silent
@@ -106,6 +106,7 @@ def problem_of(card: Card) -> Problem:
 def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:
     """A run's card, its base with nothing attached, and its method."""
     card = load_card(run)
+    check_files(run, card)
     base = load_base(card.model)
     if base.fingerprint != card.fingerprint:
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from graftlm import methods
-from graftlm.checkpoint import load_config, resolve
+from graftlm.checkpoint import blank, resolve
 from graftlm.sites import Select, Sites
 
 
@@ -32,11 +32,7 @@ class Description:
 
 def describe(model: str, method: str | None = None, options: Mapping[str, Any] | None = None) -> Description:
     """The sites of a model that lies on the meta device, and with `method` what that trains."""
-    from transformers import AutoModel
-
-    config = load_config(resolve(model))
-    with torch.device("meta"):
-        base = AutoModel.from_config(config)
+    base = blank(resolve(model))
     found = Sites(base)
     groups: dict[str, list[Any]] = {}
     for site in found.all:

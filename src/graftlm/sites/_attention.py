@@ -110,6 +110,15 @@ def attend(
     layer = prefixes.layer(module)
     if len(chunks) == 1 and chunks[0][0].whole:
         return _with_prefix(module, prefixes, chunks[0], layer, query, key, value, attention_mask, kwargs), None
+    if any(chunk.places is not None for chunk, _ in chunks):
+        out = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
+        for chunk, placed in chunks:
+            own = chunk.rows(query), chunk.rows(key), chunk.rows(value)
+            mask = _of_chunk(attention_mask, chunk)
+            options = {**kwargs, "position_bias": _of_chunk(kwargs.get("position_bias"), chunk)}
+            rows = _with_prefix(module, prefixes, (chunk, placed), layer, *own, mask, options)
+            out = chunk.put(out, rows)
+        return out, None
     route = prefixes.router.active
     assert route is not None
     pieces: list[Tensor] = []
@@ -172,6 +181,10 @@ def _extended(
     present = present | (torch.arange(length + kv, device=query.device) >= length)
     present = present[:, None, None]  # rows 1 1 length + kv
     return opened & present if opened.dtype == torch.bool else opened.masked_fill(~present, torch.finfo(mask.dtype).min)
+
+
+def _of_chunk(values: Tensor | None, chunk: Chunk) -> Tensor | None:
+    return values if values is None or values.shape[0] == 1 else chunk.rows(values)
 
 
 def _some_rows(values: Tensor | None, rows: slice) -> Tensor | None:

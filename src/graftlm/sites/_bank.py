@@ -11,6 +11,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
+from graftlm.core.errors import UserError
 from graftlm.sites._acts import Param
 from graftlm.sites._route import Chunk
 
@@ -41,7 +42,7 @@ class Bank(nn.Module):
         self._shapes = {run: {name: params[run][name].shape for name in self.names} for run in self.runs}
         for name in self.names:
             sizes = [params[run][name].shape for run in self.runs]
-            stacked = torch.zeros(len(self.runs), *map(max, zip(*sizes, strict=True)), dtype=dtype, device=device)
+            stacked = _room(name, (len(self.runs), *map(max, zip(*sizes, strict=True))), dtype, device)
             for index, (run, shape) in enumerate(zip(self.runs, sizes, strict=True)):
                 view = _slice(stacked, index, shape)
                 view.copy_(params[run][name].init(generator(run, name)))
@@ -131,6 +132,14 @@ def _sharing(bank: ReferenceType[Bank], name: str) -> Callable[[Tensor], None]:
             own.share(name, parameter)
 
     return share
+
+
+def _room(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    try:
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    except (RuntimeError, OverflowError, TypeError):  # torch has one for each way of being too large
+        size = " × ".join(f"{length:,}" for length in shape)
+        raise UserError(f'tensor "{name}" of {size} numbers does not fit into memory; take a smaller one') from None
 
 
 def _slice(stacked: Tensor, index: int, shape: torch.Size | tuple[int, ...]) -> Tensor:

@@ -195,7 +195,7 @@ def patched(y: Tensor, patches: Sequence[Patch], router: Router) -> Tensor:
 
 
 def _apart(one: Chunk, other: Chunk) -> bool:
-    if one.whole or other.whole:
+    if one.whole or other.whole or one.places is not None or other.places is not None:
         return False
     return one.stretches.stop <= other.stretches.start or other.stretches.stop <= one.stretches.start
 
@@ -206,6 +206,8 @@ def _layer(y: Tensor, patches: Sequence[Patch], router: Router) -> Tensor:
     assert router.active is not None
     shape = y.shape
     y = router.by_example(y)
+    if (chunk := patches[0].chunk).places is not None:
+        return chunk.put(y, patches[0].compute(chunk.rows(y))).reshape(shape)
     order = router.active.in_order([patch.chunk for patch in patches])
     pieces = [y[rows] if index is None else patches[index].compute(y[rows]) for rows, index in order]
     return torch.cat(pieces).reshape(shape)

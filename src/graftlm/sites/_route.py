@@ -1,7 +1,7 @@
 """Routes: which rows of a batch belong to which run, and how a bank's runs meet their rows."""
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -12,7 +12,7 @@ from graftlm.core.errors import UserError, unknown
 
 @dataclass
 class Chunk:
-    """Rows `start:stop` of a batch, and the bank's runs that they belong to.
+    """Rows `start:stop` of a batch, or those at `places` where they lie scattered, and which of a bank's runs they are.
 
     Either `runs` runs from `first` with equally many rows each (`index` is None), or `index` (rows) says
     for each row which run it belongs to. `whole` says that the chunk is the whole batch.
@@ -28,6 +28,7 @@ class Chunk:
     runs: int
     index: Tensor | None
     whole: bool
+    places: Tensor | None = None
 
     @property
     def start(self) -> int:
@@ -39,7 +40,16 @@ class Chunk:
 
     def rows(self, x: Tensor) -> Tensor:
         """This chunk's rows of x (rows …)."""
+        if self.places is not None:
+            return x.index_select(0, self.places)
         return x if self.whole else x[self.start : self.stop]
+
+    def put(self, x: Tensor, rows: Tensor) -> Tensor:
+        """x (rows …) with this chunk's rows replaced; the bits of all others stay."""
+        places = self.places
+        if places is None:
+            places = torch.arange(self.start, self.stop, device=x.device)
+        return x.index_copy(0, places, rows)
 
     def by_run(self, x: Tensor) -> Tensor:
         """This chunk's rows (rows tokens d) as (n, rows of a run · tokens, d); n is the rows where `index` is set."""
@@ -109,7 +119,11 @@ class Route:
             self.plan(members, device)
 
     def plan(self, members: tuple[str, ...], device: torch.device) -> list[Chunk]:
-        """The chunks for a bank of some runs: one for each stretch of rows whose runs are all in the bank."""
+        """The chunk for a bank of some runs: the rows whose runs are in it, or none.
+
+        Rows that lie scattered are taken run after run, so that a batch in which runs alternate is as quick, and
+        compiles as well, as one in which each run's rows stand together.
+        """
         if members not in self.chunks:
             self.chunks[members] = self._plan(members, device)
         return self.chunks[members]
@@ -130,7 +144,7 @@ class Route:
                 whole = len(names) == len(self.names)
                 found.append(_chunk(range(stretch, stop), row, runs, whole, device))
             row, stretch = row + len(names), stop
-        return found
+        return found if len(found) < 2 else [_scattered(self.names, place, device)]
 
     def in_order(self, chunks: Sequence[Chunk]) -> list[tuple[slice, int | None]]:
         """The whole batch as rows, each with the index of the chunk that they are, or None for rows of no chunk."""
@@ -156,6 +170,12 @@ def _chunk(stretches: range, row: int, runs: list[int], whole: bool, device: tor
         if runs == [first + index // each for index in range(len(runs))]:
             return Chunk(stretches, before, own, first, count, None, whole)
     return Chunk(stretches, before, own, 0, len(runs), torch.tensor(runs, device=device), whole)
+
+
+def _scattered(names: Sequence[str | None], place: Mapping[str, int], device: torch.device) -> Chunk:
+    rows = sorted((place[name], row) for row, name in enumerate(names) if name is not None and name in place)
+    chunk = _chunk(range(0), 0, [run for run, _ in rows], False, device)
+    return replace(chunk, places=torch.tensor([row for _, row in rows], device=device))
 
 
 def _count(kinds: Iterable[Hashable]) -> int:

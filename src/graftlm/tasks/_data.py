@@ -169,7 +169,7 @@ def _scores(table: Table, columns: Columns) -> list[float]:
 
 
 def _score(value: Any, at: str, column: str) -> float:
-    if _labels.is_missing(value):
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise UserError(f"{at}: {column} is missing")
     try:
         score = math.nan if isinstance(value, bool) else float(value)

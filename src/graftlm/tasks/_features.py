@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 
 
@@ -63,6 +64,9 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tupl
     if not examples:
         return [], 0
     pairs = [example.text_pair or "" for example in examples] if examples[0].text_pair is not None else None
+    added = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
+    if max_length <= added:
+        raise UserError(f"max_length = {max_length} leaves no token for a text beside the {added} that frame it")
     with_types = "token_type_ids" in tokenizer.model_input_names
     full = tokenizer([example.text for example in examples], pairs, return_token_type_ids=with_types, verbose=False)
     long = [row for row, ids in enumerate(full["input_ids"]) if len(ids) > max_length]

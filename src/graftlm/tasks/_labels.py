@@ -11,6 +11,7 @@ from graftlm.tasks._read import Table, shown
 Key = int | str  # a class as the data write it; whole numbers in strings are whole numbers
 WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
+MOST = 10_000  # classes: a column with more holds names or numbers of examples
 USE_REGRESSION = "for numbers as targets use `--task regression`; classes are whole numbers or names"
 
 
@@ -20,9 +21,24 @@ def keys(table: Table, column: str) -> list[Key]:
     found = [
         _key(None if value == unlabelled else value, table, row, column) for row, value in enumerate(_of(table, column))
     ]
+    _refuse_mixed(found, table, column)
     if all(isinstance(key, str) and FRACTION.fullmatch(key) for key in found):
         raise UserError(f"{table.at(0)}: {column} = {found[0]} has a fraction; {USE_REGRESSION}")
     return found
+
+
+def _refuse_mixed(found: Sequence[Key], table: Table, column: str) -> None:
+    """Refuses names beside numbers that were written as numbers: one of them was not meant as a class."""
+    if not any(type(value) is int for value in _of(table, column)):
+        return
+    row = next((row for row, key in enumerate(found) if type(key) is not type(found[0])), None)
+    if row is None:
+        return
+    shown_before, shown_here = (shown(_of(table, column)[place]) for place in (0, row))
+    raise UserError(
+        f"{table.at(row)}: {column} is {shown_here}, but {shown_before} in {table.unit} {table.lines[0]}; "
+        "classes are all whole numbers or all names"
+    )
 
 
 def _of(table: Table, column: str) -> Sequence[Any]:
@@ -86,6 +102,11 @@ def _read_names(table: Table, column: str, names_column: str, asked: bool, found
 def labels(seen: Sequence[Key], named: Mapping[Key, str], where: str) -> tuple[str, ...]:
     """The names of the classes that were seen, by index: whole numbers in their order, then strings in theirs."""
     ordered = sorted(set(seen), key=lambda key: (isinstance(key, str), key))
+    if len(ordered) > MOST:
+        raise UserError(
+            f"{where} has {len(ordered):,} different labels, and {MOST:,} is the most; say which column holds the "
+            "classes, as `--columns label=NAME`"
+        )
     found = [named.get(key, str(key)) for key in ordered]
     if len(found) < 2:
         raise UserError(f'{where} has one class only ("{found[0]}"); a classifier needs two or more')

@@ -16,9 +16,8 @@ from typing import Any
 
 from graftlm.core.errors import UserError
 from graftlm.core.hub import cache_only
+from graftlm.tasks._lines import csv_lines, is_list, lines, whole
 from graftlm.tasks._squad import flattened
-
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -61,24 +60,20 @@ def read_file(path: Path) -> Table:
 
 def _read_json(path: Path) -> Table:
     """One object a line (blank lines are skipped), one list of objects, or SQuAD's nested JSON."""
-    with path.open("rb") as file:
-        if file.read(1024).removeprefix(BOM).lstrip()[:1] == b"[":
-            file.seek(0)
-            listed = _parsed(file.read().removeprefix(BOM), str(path), path)
-            rows = [_object(row, f"{path} item {place}") for place, row in enumerate(listed, 1)]
-            return Table(str(path), _columns(rows), range(1, len(rows) + 1), unit="item")
-        file.seek(0)
-        questions = _squad(path)
-        if questions is not None:
-            return Table(str(path), _columns(questions), range(1, len(questions) + 1), unit="question")
-        rows, lines = [], []
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(BOM) if number == 1 else line
-            if line.strip():
-                at = f"{path} line {number}"
-                rows.append(_object(_parsed(line, at, path), at))
-                lines.append(number)
-    return Table(str(path), _columns(rows), lines)
+    if is_list(path):
+        listed = _parsed(whole(path), str(path), path)
+        rows = [_object(row, f"{path} item {place}") for place, row in enumerate(listed, 1)]
+        return Table(str(path), _columns(rows), range(1, len(rows) + 1), unit="item")
+    questions = _squad(path)
+    if questions is not None:
+        return Table(str(path), _columns(questions), range(1, len(questions) + 1), unit="question")
+    rows, numbers = [], []
+    for number, line in lines(path):
+        if line.strip():
+            at = f"{path} line {number}"
+            rows.append(_object(_parsed(line, at, path), at))
+            numbers.append(number)
+    return Table(str(path), _columns(rows), numbers)
 
 
 def _squad(path: Path) -> list[dict[str, Any]] | None:
@@ -86,21 +81,30 @@ def _squad(path: Path) -> list[dict[str, Any]] | None:
     if path.suffix.lower() != ".json":
         return None
     try:
-        return flattened(json.loads(path.read_text(encoding="utf-8-sig")))
-    except (ValueError, RecursionError):
+        return flattened(DECODER.decode(whole(path)))
+    except (ValueError, RecursionError, UserError):
         return None
 
 
-def _parsed(text: bytes, at: str, path: Path) -> Any:
+def _parsed(text: str, at: str, path: Path) -> Any:
     hint = "; a .json file holds a list of objects, or one object a line" if path.suffix.lower() == ".json" else ""
     try:
-        return json.loads(text.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{at}: not UTF-8") from None
+        return DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{at}: not JSON ({error.msg} at character {error.pos + 1}){hint}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{at}: not readable JSON ({error}){hint}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f'"{twice}" stands twice in one object')
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)  # json.loads would make one for each line
 
 
 def _object(row: Any, at: str) -> dict[str, Any]:
@@ -118,28 +122,25 @@ def _read_csv(path: Path) -> Table:
     """Comma-separated with a header; every cell is a string."""
     header: list[str] = []
     rows: list[list[str]] = []
-    lines: list[int] = []
+    numbers: list[int] = []
     line = 1
     before = csv.field_size_limit(sys.maxsize)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if row and not header:
-                    header = _header(row, path)
-                elif row and len(row) != len(header):
-                    raise UserError(f"{path} line {line}: {len(row)} fields, but the header has {len(header)}")
-                elif row:
-                    rows.append(row)
-                    lines.append(line)
-                line = reader.line_num + 1  # a quoted cell may hold line ends
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8") from None
+        reader = csv.reader(csv_lines(path), strict=True)
+        for row in reader:
+            if row and not header:
+                header = _header(row, path)
+            elif row and len(row) != len(header):
+                raise UserError(f"{path} line {line}: {len(row)} fields, but the header has {len(header)}")
+            elif row:
+                rows.append(row)
+                numbers.append(line)
+            line = reader.line_num + 1  # a quoted cell may hold line ends
     except csv.Error as error:
         raise UserError(f"{path} line {line}: not CSV ({error})") from None
     finally:
         csv.field_size_limit(before)
-    return Table(str(path), {name: [row[place] for row in rows] for place, name in enumerate(header)}, lines)
+    return Table(str(path), {name: [row[place] for row in rows] for place, name in enumerate(header)}, numbers)
 
 
 def _header(row: Sequence[str], path: Path) -> list[str]:
