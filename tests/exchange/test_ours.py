@@ -123,7 +123,7 @@ def test_the_pooled_token_is_the_texts_first_unless_virtual_ones_count(
 ) -> None:
     trained("bert", tmp_path, {"name": "prompt-tuning", "length": 3}, pooling=pooling)
     model = graftlm.load(tmp_path / "run").model
-    features, _ = model.features([Example(TEXTS[0])], "run", None)
+    features = model.encode([Example(TEXTS[0])], "run").rows
     found = model.logits(features, "run", 1, Silent(), "predict")
     batch = collate([(features[0], model.virtual["run"])], 0, torch.device("cpu"))
     own = model.attached.parameters_of("run")

@@ -8,10 +8,20 @@ from sklearn import metrics as sk
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.tasks import task
+from graftlm.tasks import Encoded, Problem, task
 
 CLASSES, SCORES = task("classification"), task("regression")
 LABELS = ("a", "b", "c", "d")
+
+
+PROBLEM, NONE = Problem("classification", LABELS), Problem("regression")
+
+
+def encoded(targets):
+    """Examples with these answers, as far as a metric reads them."""
+    whole = targets.dtype == torch.long
+    examples = [Example("x", label=value) if whole else Example("x", score=value) for value in targets.tolist()]
+    return Encoded(examples, [], range(len(examples)))
 
 
 def sample(rows=200):
@@ -25,19 +35,19 @@ def test_an_unknown_task_names_the_nearest():
 
 @pytest.mark.parametrize("module", [CLASSES, SCORES])
 def test_every_task_has_the_same_names_and_its_primary_metric_can_be_chosen(module):
-    assert module.PRIMARY in module.METRICS
-    assert module.PRIMARY not in module.LOWER_IS_BETTER
-    assert set(module.LOWER_IS_BETTER) <= set(module.METRICS)
+    assert module.measures(PROBLEM)[0] not in module.LOWER_IS_BETTER
+    assert set(module.LOWER_IS_BETTER) <= set(module.measures(PROBLEM))
     assert all(
-        callable(getattr(module, name)) for name in ("outputs", "target", "loss", "decode", "metrics", "details")
+        callable(getattr(module, name))
+        for name in ("outputs", "goals", "loss", "decode", "metrics", "details", "tuned")
     )
 
 
 def test_classification_metrics_are_scikit_learn_s():
     logits, targets = sample()
     predicted = logits.argmax(-1).numpy()
-    found = CLASSES.metrics(logits, targets, LABELS)
-    assert set(found) | {"loss"} == set(CLASSES.METRICS)
+    found = CLASSES.metrics(logits, encoded(targets), PROBLEM)
+    assert set(found) | {"loss"} == set(CLASSES.measures(PROBLEM))
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(targets, predicted))
     assert found["macro_f1"] == pytest.approx(sk.f1_score(targets, predicted, average="macro"))
     assert found["matthews"] == pytest.approx(sk.matthews_corrcoef(targets, predicted))
@@ -46,8 +56,8 @@ def test_classification_metrics_are_scikit_learn_s():
 def test_regression_metrics_are_scipy_s():
     logits, targets = torch.randn(200, 1), torch.randn(200).round(decimals=1)
     x, y = logits[:, 0].double().numpy(), targets.double().numpy()
-    found = SCORES.metrics(logits, targets, ())
-    assert set(found) | {"loss"} == set(SCORES.METRICS)
+    found = SCORES.metrics(logits, encoded(targets), NONE)
+    assert set(found) | {"loss"} == set(SCORES.measures(NONE))
     assert found["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
     assert found["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
     assert found["mse"] == pytest.approx(sk.mean_squared_error(y, x))
@@ -58,7 +68,7 @@ def test_the_report_and_the_confusion_matrix_are_scikit_learn_s_and_hold_classes
     logits, targets = sample()
     targets = targets.clamp(max=2)
     predicted = logits.argmax(-1).numpy()
-    details = CLASSES.details(logits, targets, LABELS)
+    details = CLASSES.details(logits, encoded(targets), PROBLEM)
     expected = sk.classification_report(
         targets, predicted, labels=range(4), target_names=LABELS, output_dict=True, zero_division=0
     )
@@ -74,7 +84,7 @@ def test_the_report_and_the_confusion_matrix_are_scikit_learn_s_and_hold_classes
 
 
 def test_regression_has_no_classes_to_report():
-    details = SCORES.details(torch.zeros(2, 1), torch.zeros(2), ())
+    details = SCORES.details(torch.zeros(2, 1), encoded(torch.zeros(2)), NONE)
     assert not details.per_class
     assert not details.confusion
 
@@ -86,15 +96,15 @@ def test_constant_and_broken_predictions_give_numbers_that_json_can_hold(fill):
         (CLASSES, torch.full((5, 4), fill), torch.tensor([0, 1, 2, 3, 0])),
         (SCORES, torch.full((5, 1), fill), torch.arange(5.0)),
     ):
-        json.dumps(module.metrics(logits, targets, LABELS), allow_nan=False)
-    found = SCORES.metrics(torch.full((5, 1), fill), torch.arange(5.0), ())
+        json.dumps(module.metrics(logits, encoded(targets), PROBLEM), allow_nan=False)
+    found = SCORES.metrics(torch.full((5, 1), fill), encoded(torch.arange(5.0)), NONE)
     assert found["pearson"] == found["spearman"] == 0.0
-    assert SCORES.metrics(torch.ones(1, 1), torch.ones(1), ())["pearson"] == 0.0
+    assert SCORES.metrics(torch.ones(1, 1), encoded(torch.ones(1)), NONE)["pearson"] == 0.0
 
 
 def test_broken_logits_count_as_wrong_and_a_broken_error_as_the_worst():
-    assert CLASSES.metrics(torch.full((3, 2), math.nan), torch.tensor([0, 1, 0]), ("a", "b"))["accuracy"] == 0.0
-    assert SCORES.metrics(torch.full((3, 1), math.nan), torch.arange(3.0), ())["mse"] > 1e300
+    assert CLASSES.metrics(torch.full((3, 2), math.nan), encoded(torch.tensor([0, 1, 0])), PROBLEM)["accuracy"] == 0.0
+    assert SCORES.metrics(torch.full((3, 1), math.nan), encoded(torch.arange(3.0)), NONE)["mse"] > 1e300
 
 
 def test_losses_are_one_an_example_and_keep_the_gradient():
@@ -108,13 +118,18 @@ def test_losses_are_one_an_example_and_keep_the_gradient():
 
 
 def test_predictions_are_said_by_name():
-    (row,) = CLASSES.decode(torch.tensor([[0.0, math.log(3)]]), ("no", "yes"))
+    (row,) = CLASSES.decode(
+        torch.tensor([[0.0, math.log(3)]]), encoded(torch.tensor([0])), Problem("classification", ("no", "yes"))
+    )
     assert row["label"] == "yes"
     assert row["probabilities"] == pytest.approx({"no": 0.25, "yes": 0.75})
-    assert SCORES.decode(torch.tensor([[1.5], [2.0]]), ()) == [{"score": 1.5}, {"score": 2.0}]
+    assert SCORES.decode(torch.tensor([[1.5], [2.0]]), encoded(torch.zeros(2)), NONE) == [
+        {"score": 1.5},
+        {"score": 2.0},
+    ]
 
 
 def test_a_target_is_the_label_or_the_score():
-    assert CLASSES.target(Example("x", label=2)) == 2
-    assert SCORES.target(Example("x", score=0.5)) == 0.5
-    assert (CLASSES.outputs(LABELS), SCORES.outputs(())) == (4, 1)
+    assert CLASSES.goals(Encoded([Example("x", label=2)], [], [0])).tolist() == [2]
+    assert SCORES.goals(Encoded([Example("x", score=0.5)], [], [0])).tolist() == [0.5]
+    assert (CLASSES.outputs(PROBLEM), SCORES.outputs(NONE)) == (4, 1)

@@ -41,7 +41,10 @@ class Trained(TypedDict, total=False):
 
 
 class Card(Config):
-    """What `graftlm.json` holds; `checksums` are those of the folder's three files, by name."""
+    """What `graftlm.json` holds; `checksums` are those of the folder's three files, by name.
+
+    `options` are the task's own, `tuned` the numbers that it found on validation.
+    """
 
     task: str
     labels: tuple[str, ...]
@@ -53,6 +56,8 @@ class Card(Config):
     max_length: PositiveInt
     seed: NonNegativeInt
     data: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
+    tuned: Mapping[str, float] = {}
     metrics: Mapping[str, float] = {}
     layout: Literal["peft", "graftlm"] = "graftlm"
     version: int = VERSION

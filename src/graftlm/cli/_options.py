@@ -7,7 +7,7 @@ from typing import Any
 from graftlm.core.errors import UserError, unknown
 
 Values = dict[str, Any]
-SHORT_FORMS = (("method", "name"), ("data", "path"))
+SHORT_FORMS = (("method", "name"), ("task", "name"), ("data", "path"))
 
 
 def pairs(text: str | None, flag: str) -> dict[str, str]:
@@ -88,21 +88,23 @@ def _long(values: Mapping[str, Any]) -> Values:
 
 
 def layered(config: Values, flags: Values, options: Sequence[str]) -> Values:
-    """The file, the flags on it, the `-o` pairs on both. Another method does not inherit the options of the first."""
+    """The file, the flags on it, the `-o` pairs on both. Another method or task inherits no options."""
     from graftlm.core.config import merged, overrides
 
     values = config
     for over in (flags, _long(overrides(options))):
-        old, new = _method(values), _method(over)
-        if old is not None and new is not None and old != new:
-            values = {name: value for name, value in values.items() if name != "method"}
-        values = merged(values, over)
+        changed = [key for key in ("method", "task") if _changes(_name(values, key), _name(over, key))]
+        values = merged({name: value for name, value in values.items() if name not in changed}, over)
     return values
 
 
-def _method(values: Values) -> str | None:
-    method = values.get("method")
-    return method.get("name") if isinstance(method, Mapping) else None
+def _changes(old: str | None, new: str | None) -> bool:
+    return old is not None and new is not None and old != new
+
+
+def _name(values: Values, key: str) -> str | None:
+    given = values.get(key)
+    return given.get("name") if isinstance(given, Mapping) else None
 
 
 def method_options(options: Sequence[str], method: str | None) -> Values:

@@ -24,6 +24,7 @@ def evaluate(
         str | None, typer.Option(metavar="OURS=THEIRS,…", help="As text=body; those of training by default.")
     ] = None,
     mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable rows out, and count them.")] = False,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Examples a batch.", min=1)] = 64,
     predict: Annotated[bool, typer.Option("--predict", help="Write predictions.jsonl too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
@@ -39,16 +40,17 @@ def evaluate(
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.settings import DataConfig
 
-    values = DataConfig.parse(data_values(data, columns, fractions(cut, "--cut"), mark), where="data.")
+    found = data_values(data, columns, fractions(cut, "--cut"), mark, skip_bad=skip_bad or None)
+    values = DataConfig.parse(found, where="data.")
     hush()
     from graftlm.recipes.evaluate import evaluate as job
 
     reporter = ConsoleReporter(quiet=quiet)
-    found = job(run, values, split, reporter, predict=predict, batch_size=batch_size)
-    title = f"{run}: {split}, {found.examples:,} examples in {found.seconds:.1f} s"
-    reporter.table(title, ["metric", "value"], [[name, f"{value:.4f}"] for name, value in found.metrics.items()])
-    if found.per_class:
-        _show_classes(found, reporter)
+    scores = job(run, values, split, reporter, predict=predict, batch_size=batch_size)
+    title = f"{run}: {split}, {scores.examples:,} examples in {scores.seconds:.1f} s"
+    reporter.table(title, ["metric", "value"], [[name, f"{value:.4f}"] for name, value in scores.metrics.items()])
+    if scores.per_class:
+        _show_classes(scores, reporter)
 
 
 def _show_classes(found: "Evaluation", reporter: "ConsoleReporter") -> None:
@@ -58,6 +60,8 @@ def _show_classes(found: "Evaluation", reporter: "ConsoleReporter") -> None:
         for row in found.per_class
     ]
     reporter.table("per class", ["label", *numbers, "examples"], rows)
+    if not found.confusion:
+        return
     if len(found.labels) <= MOST:
         counts = [[label, *map(str, row)] for label, row in zip(found.labels, found.confusion, strict=True)]
         reporter.table("confusion (rows: true, columns: predicted)", ["", *found.labels], counts)

@@ -22,7 +22,7 @@ def fit(
         str | None, typer.Option(metavar="NAME", help="See graftlm models; a folder or hub name too.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="classification (the default) or regression.")
+        str | None, typer.Option(metavar="NAME", help="classification (the default), tagging, spans, …")
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")
@@ -37,6 +37,7 @@ def fit(
     shots: Annotated[int | None, typer.Option(metavar="N", help="Few-shot: N examples a label, N to validate.")] = None,
     shots_seed: Annotated[int | None, typer.Option(metavar="N", help="Which few-shot sets are drawn.")] = None,
     mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable rows out, and count them.")] = False,
     pooling: Annotated[str | None, typer.Option(metavar="KIND", help="default, first, last or mean.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Learning rate; by default the method's own.")] = None,
     epochs: Annotated[float | None, typer.Option(metavar="X", help="Passes over the training examples.")] = None,
@@ -75,8 +76,10 @@ def fit(
     )
     flags = given(
         model=model,
-        task=task,
-        data=data_values(data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed),
+        task={"name": task} if task else None,
+        data=data_values(
+            data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed, skip_bad=skip_bad or None
+        ),
         method={"name": method} if method else None,
         out=out,
         seed=seed,

@@ -33,8 +33,9 @@ class DataConfig(Config):
     `split`: fractions that one file is cut into, as {"train": 0.8, "validation": 0.1, "test": 0.1}.
     `columns`: our name -> theirs, as {"text": "body", "label": "stars"}. `shots`: balanced few-shot train and
     validation sets, drawn from train with `shots_seed` as LM-BFF does. `mark`: entity columns to mark in the text.
-    `limit`: the first examples of each split only. `cache`: keep the token ids of large splits on disk, in
-    ~/.cache/graftlm/features, which holds 1 GiB at most and may be deleted at any time.
+    `limit`: the first examples of each split only. `cache`: keep the token ids of large splits of whole texts on disk,
+    in ~/.cache/graftlm/features, which holds 1 GiB at most and may be deleted at any time. `skip_bad`: count the rows
+    that a task cannot use and leave them out, where the first one would be an error.
     """
 
     path: Name
@@ -45,6 +46,7 @@ class DataConfig(Config):
     mark: tuple[str, str] | None = None
     limit: Mapping[str, PositiveInt] = {}
     cache: bool = True
+    skip_bad: bool = False
 
     @model_validator(mode="after")
     def _whole(self) -> "DataConfig":
@@ -99,10 +101,13 @@ class TrainingConfig(Config):
 
 
 class FitConfig(Config):
-    """One run, whole. `method`: {"name": "lora", "rank": 4}, or the name alone, or {"union": ["lora", "prefix"]}."""
+    """One run, whole. `method`: {"name": "lora", "rank": 4}, or the name alone, or {"union": ["lora", "prefix"]}.
+
+    `task`: {"name": "spans", "stride": 64}, or the name alone.
+    """
 
     model: Name
-    task: str = "classification"
+    task: Mapping[str, Any] = {"name": "classification"}
     data: DataConfig
     method: Mapping[str, Any]
     head: HeadConfig = HeadConfig()
@@ -117,8 +122,9 @@ class FitConfig(Config):
     def _short_forms(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             values = dict(values)
-            if isinstance(values.get("method"), str):
-                values["method"] = {"name": values["method"]}
+            for key in ("method", "task"):
+                if isinstance(values.get(key), str):
+                    values[key] = {"name": values[key]}
             if isinstance(method := values.get("method"), Mapping) and "union" in method and "name" not in method:
                 rest = {name: value for name, value in method.items() if name != "union"}
                 values["method"] = {"name": "union", "parts": method["union"], **rest}
@@ -130,4 +136,6 @@ class FitConfig(Config):
     def _named(self) -> "FitConfig":
         if not isinstance(self.method.get("name"), str):
             raise ValueError("method needs a name, as {name: lora, rank: 4}")
+        if not isinstance(self.task.get("name"), str):
+            raise ValueError("task needs a name, as {name: spans, stride: 64}")
         return self

@@ -16,7 +16,18 @@ from graftlm.core.settings import HeadConfig
 from graftlm.methods import MethodConfig, attach
 from graftlm.recipes._cached import encoded
 from graftlm.sites import Attached, Past, Tokens, row_keys
-from graftlm.tasks import Features, SequenceHead, collate
+from graftlm.tasks import (
+    NOWHERE,
+    Encoded,
+    Features,
+    Problem,
+    Reading,
+    SequenceHead,
+    TokenHead,
+    collate,
+    guessed_head,
+    read_places,
+)
 from graftlm.training import sorted_batches
 
 
@@ -29,21 +40,35 @@ class TaskModel:
 
     base: Base
     attached: Attached
-    head: SequenceHead
-    task: ModuleType
+    head: SequenceHead | TokenHead
+    problem: Problem
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
     base_parameters: int
     cache: Path | None = None
 
-    def features(self, examples: Sequence[Example], run: str, max_length: int | None) -> tuple[list[Features], int]:
-        """Token ids, cut to `max_length` and to what the model's positions leave for text; and how many were cut."""
+    @property
+    def task(self) -> ModuleType:
+        """Where the task's functions are."""
+        return self.problem.module
+
+    def encode(
+        self, examples: Sequence[Example], run: str, max_length: int | None = None, *, strict: bool = False
+    ) -> Encoded:
+        """The examples as rows of at most `max_length` tokens, and of what the model's positions leave for text."""
         limit = self.limits[run]
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
-        features, cut = encoded(examples, self.base.tokenizer, max_length or limit, self.cache)
-        self._check_words(max((max(row.ids) for row in features), default=0))
-        return features, cut
+        length = max_length or limit
+        if self.task.HEAD == "tokens":
+            reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
+            found: Encoded = self.task.encode(examples, reading, self.problem)
+        else:
+            rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)
+            notes = (f"{cut} texts are longer than {length} tokens and were cut",) if cut else ()
+            found = Encoded(examples, rows, range(len(rows)), notes=notes)
+        self._check_words(max((max(row.ids) for row in found.rows), default=0))
+        return found
 
     def _check_words(self, highest: int) -> None:
         """Refuses a tokenizer of another model: its ids would be taken for virtual tokens."""
@@ -55,7 +80,7 @@ class TaskModel:
             )
 
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
-        """Each run's features, run after run -> logits (rows outputs) in that order."""
+        """Each run's features, run after run -> logits (rows outputs), or (rows places outputs), in that order."""
         device = self.attached.device
         flat = [(features, self.virtual[run]) for run, own in rows.items() for features in own]
         batch = collate(flat, self.base.pad_id, device)
@@ -67,10 +92,16 @@ class TaskModel:
             self.attached.route([run for run, own in rows.items() for _ in own], keys)
         extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
         hidden = self.attached(**batch, **extra).last_hidden_state
+        both = self.attached.sites.encoder_decoder
+        if isinstance(self.head, TokenHead):
+            before = [0 if both else len(virtual) for _, virtual in flat]
+            return self.head(
+                hidden, read_places([(row, count) for (row, _), count in zip(flat, before, strict=True)], device)
+            )
         real = batch["attention_mask"].bool()
         if not self.head.counts_virtual:
             real &= batch["input_ids"] < self.attached.sites.vocabulary
-        if self.attached.sites.encoder_decoder:
+        if both:
             real = batch["decoder_attention_mask"].bool()
         return self.head(hidden, real)
 
@@ -99,13 +130,17 @@ class TaskModel:
         }
 
     def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
-        """Logits (examples outputs) on the CPU in the examples' order, batched by length."""
-        out = torch.empty(len(features), self.head.outputs)
+        """Logits (rows outputs), or (rows places outputs), on the CPU in the rows' order, batched by length."""
+        out = torch.full((len(features), *_places(features), self.head.outputs), NOWHERE)
         self.attached.eval()
         batches = sorted_batches([len(row.ids) for row in features], size)
         with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
             for batch in batches:
-                out[batch] = self.forward({run: [features[index] for index in batch]}).float().cpu()
+                found = self.forward({run: [features[index] for index in batch]}).float().cpu()
+                if found.ndim == 2:
+                    out[batch] = found
+                else:
+                    out[batch, : found.shape[1]] = found
                 progress.advance(len(batch))
         return out
 
@@ -117,21 +152,41 @@ class TaskModel:
         places = torch.tensor([place for batch in batches for place in batch]).argsort()
         return {name: torch.cat(values)[places] for name, values in found.items()}
 
+    def metrics(self, logits: Tensor, encoded: Encoded) -> dict[str, float]:
+        """The mean loss and the task's metrics."""
+        loss = float(self.task.loss(logits, self.task.goals(encoded)).mean())
+        return {"loss": loss, **self.task.metrics(logits, encoded, self.problem)}
+
 
 def build(
     base: Base,
     methods: Mapping[str, MethodConfig],
     head: HeadConfig,
-    task: ModuleType,
-    labels: Sequence[str],
+    problem: Problem,
     seeds: Mapping[str, int],
 ) -> TaskModel:
     """Attaches the runs and their heads."""
     size = sum(parameter.numel() for parameter in base.model.parameters())
     attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing)
-    made = SequenceHead(attached, head, task.outputs(labels), base.missing)
+    outputs = problem.module.outputs(problem)
+    if problem.module.HEAD == "tokens":
+        made = TokenHead(attached, head, outputs)
+    else:
+        made = SequenceHead(attached, head, outputs, base.missing)
     virtual = {run: _virtual(attached, run) for run in methods}
-    return TaskModel(base, attached, made, task, virtual, {run: _limit(base, attached, run) for run in methods}, size)
+    return TaskModel(
+        base, attached, made, problem, virtual, {run: _limit(base, attached, run) for run in methods}, size
+    )
+
+
+def _places(rows: Sequence[Features]) -> tuple[int, ...]:
+    """The most places of a row; nothing where a head reads whole rows."""
+    counts = [len(row.places) for row in rows if row.places is not None]
+    return (max(counts),) if counts else ()
+
+
+def _causal(attached: Attached) -> bool:
+    return (attached.sites.head or guessed_head(attached)).pool == "last"
 
 
 def _virtual(attached: Attached, run: str) -> list[int]:

@@ -9,11 +9,12 @@ from graftlm.core.settings import HeadConfig
 from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
 from graftlm.sites import Act, Branch, Sites, Tensors, Tokens
-from graftlm.tasks import head_keys
+from graftlm.tasks import SequenceHead, head_keys
 
 # Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
 # as PEFT does and vLLM asks, but not for prompt types, where older releases do not know the key.
 SAVED_ANYHOW = ("classifier", "score")
+TOKEN_TYPES = {"tagging": "TOKEN_CLS", "spans": "QUESTION_ANS"}
 
 
 def method_form(method: MethodConfig, sites: Sites) -> PeftForm | None:
@@ -31,13 +32,18 @@ def run_form(form: PeftForm | None, model: TaskModel, head: HeadConfig) -> PeftF
 
 
 def with_head(form: PeftForm, model: TaskModel, head: HeadConfig) -> PeftForm:
-    """A method's form with the head beside it, as PEFT's SEQ_CLS saves it; NoWordsError where it cannot be said."""
+    """A method's form with the head beside it, as PEFT's SEQ_CLS saves it, for a head of tokens its TOKEN_CLS or
+    QUESTION_ANS; NoWordsError where it cannot be said."""
     sites = model.attached.sites
-    _sayable(model, head)
-    assert sites.head is not None
-    keys = {name: f"{form.head}{path}" for name, path in head_keys(model.head, sites.head, sites.class_prefix).items()}
+    if isinstance(model.head, SequenceHead):
+        _sayable(model, head)
+        assert sites.head is not None
+        kind, paths = "SEQ_CLS", head_keys(model.head, sites.head, sites.class_prefix)
+    else:
+        kind, paths = _token_paths(form, model)
+    keys = {name: f"{form.head}{path}" for name, path in paths.items()}
     ours = {theirs: name for name, theirs in keys.items()}
-    body = {**form.body, "task_type": "SEQ_CLS", "base_model_name_or_path": model.base.source.path}
+    body = {**form.body, "task_type": kind, "base_model_name_or_path": model.base.source.path}
     modules = [_module(key.removeprefix(form.head), sites) for key in keys.values()]
     if form.head == WHOLE or not all(module.endswith(SAVED_ANYHOW) for module in modules):
         body["modules_to_save"] = list(dict.fromkeys(modules))
@@ -51,6 +57,20 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig) -> PeftForm:
         return form.read(method) | {name: tensors[key] for key, name in ours.items() if key in tensors}
 
     return replace(form, body=body, write=write, read=read)
+
+
+def _token_paths(form: PeftForm, model: TaskModel) -> tuple[str, dict[str, str]]:
+    """PEFT's task type for a head of tokens, and the parameter names in the family's class for it."""
+    sites, name = model.attached.sites, model.problem.task
+    if name not in TOKEN_TYPES:
+        raise NoWordsError(f"PEFT has no words for the head of {name}; it has them for {' and '.join(TOKEN_TYPES)}")
+    if form.head != WHOLE:
+        raise NoWordsError(f"PEFT's virtual tokens move the places that {name} reads; a method on layers can be said")
+    kind = TOKEN_TYPES[name]
+    layer = sites.head and (sites.head.tagger if kind == "TOKEN_CLS" else sites.head.answerer)
+    if not layer:
+        raise NoWordsError(f'the class of "{sites.family}" that PEFT has for {kind} is not one layer on the model')
+    return kind, {f"head.{part}": f"{layer}.{part}" for part in ("weight", "bias")}
 
 
 def _sayable(model: TaskModel, head: HeadConfig) -> None:

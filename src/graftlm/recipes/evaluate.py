@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-import torch
-
 from graftlm import tasks
 from graftlm.checkpoint import adapter_folder
 from graftlm.core.errors import UserError
@@ -14,7 +12,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import recut
-from graftlm.recipes.predict import load
+from graftlm.recipes.predict import RUN, load
 
 
 def evaluate(
@@ -42,28 +40,32 @@ def evaluate(
         }
     )
     data = recut(data, stored.get("cut"))
-    loaded = tasks.load(data, card.task, splits=(split,), labels=card.labels)
+    problem = predictor.model.problem
+    loaded = tasks.load(data, problem, splits=(split,), labels=card.labels)
     if loaded.pair != card.pair:
         wanted, found = ("pairs of texts", "single texts") if card.pair else ("single texts", "pairs")
         raise UserError(f"{run} was trained on {wanted}, and {data.path} has {found}; map the text columns")
     examples = loaded.splits[split]
+    for note in loaded.notes:
+        reporter.line(note)
     predictor.model.cache = default_folder() if data.cache and stored.get("cache", True) else None
     started = time.perf_counter()
-    logits = predictor.logits(examples, batch_size, reporter)
+    encoded = predictor.encode(examples, reporter)
+    logits = predictor.model.logits(encoded.rows, RUN, batch_size, reporter, "predict")
     seconds = time.perf_counter() - started
-    targets = torch.tensor([task.target(example) for example in examples])
-    metrics = {"loss": float(task.loss(logits, targets).mean()), **task.metrics(logits, targets, card.labels)}
+    metrics = predictor.model.metrics(logits, encoded)
     bad = not_finite(metrics)
     if bad is not None:
         raise UserError(
             f"{run} has {bad} on {split}, so nothing is written; its training diverged, a lower learning rate may help"
         )
-    details = task.details(logits, targets, card.labels)
+    details = task.details(logits, encoded, problem)
+    primary = task.measures(problem)[0]
     folder = adapter_folder(Path(run))
     out = folder.parent if folder.name == "adapter" else folder
-    write_json(out / "metrics.json", {"split": split, "metrics": metrics, "primary": task.PRIMARY})
+    write_json(out / "metrics.json", {"split": split, "metrics": metrics, "primary": primary})
     if predict:
-        write_jsonl(out / "predictions.jsonl", task.decode(logits, card.labels))
+        write_jsonl(out / "predictions.jsonl", task.decode(logits, encoded, problem))
     return Evaluation(
-        split, metrics, task.PRIMARY, card.labels, details.per_class, details.confusion, len(examples), seconds
+        split, metrics, primary, card.labels, details.per_class, details.confusion, len(examples), seconds
     )

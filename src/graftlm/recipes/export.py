@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import equal
 
-from graftlm import methods, tasks
+from graftlm import methods
 from graftlm.checkpoint import load_tensors, save_peft
 from graftlm.core.errors import UserError
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import build
 from graftlm.recipes._peft import with_head
-from graftlm.recipes.predict import RUN, opened
+from graftlm.recipes.predict import RUN, opened, problem_of
 
 VLLM_RANK = 16  # its default max_lora_rank
 VLLM_HEADS = ("score", "classifier")
@@ -41,7 +41,7 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites())
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
+    model = build(base, {RUN: method}, head, problem_of(card), {RUN: card.seed})
     form = with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, form))
     tensors = {name: tensor.detach() for name, tensor in model.attached.parameters_of(RUN).items()}
@@ -49,7 +49,8 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
     lost = [name for name in tensors if name not in again or not equal(again[name], tensors[name])]
     if lost:
         raise UserError(f"{lost[0]} does not come back from PEFT's form as it was; nothing is written")
-    save_peft(target, form, tensors, _readme(card.model, card.task, card.labels))
+    named = card.labels if model.head.outputs == len(card.labels) else ()
+    save_peft(target, form, tensors, _readme(card.model, card.task, named))
     found = tuple(vllm_obstacles(form.body))
     for line in found:
         reporter.line(f"vLLM: {line}")

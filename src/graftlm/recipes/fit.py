@@ -1,8 +1,8 @@
 """One job: train one run on one task, and leave its folder; or go on with one that was interrupted."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ from graftlm.recipes._origin import origin, peak_memory, threads
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._watched import Watched, shrinking
+from graftlm.recipes.predict import problem_of
 from graftlm.sites import Select
-from graftlm.tasks import Features, TaskData
+from graftlm.tasks import Encoded, Problem, TaskData
 from graftlm.training import Keeping, Outcome, Plan, optimizers, train
 
 RUN = "run"
@@ -58,7 +59,7 @@ def resume(out: str | Path, reporter: Reporter | None = None) -> RunRecord:
         if folder.record["state"] == "done":
             reporter.line(f"{out} is done")
             drop_states(folder.path, folder.keep)
-            return _record(folder.path, load_card(folder.path).metrics, folder.record)
+            return _done(folder)
         with threads(folder.record["machine"]["threads"]):
             return _train(config, folder, reporter, folder.go_on)
 
@@ -66,20 +67,21 @@ def resume(out: str | Path, reporter: Reporter | None = None) -> RunRecord:
 def _train(
     config: FitConfig, folder: RunFolder, reporter: Reporter, enter: Callable[[Mapping[str, Any]], None]
 ) -> RunRecord:
-    task = tasks.task(config.task)
+    problem = tasks.parse({k: v for k, v in config.task.items() if k != "name"}, str(config.task["name"]))
     method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
-    metric = _metric(config, task)
     _known_optimizer(config)
-    data = tasks.load(config.data, config.task, splits=("train", "validation"))
+    data = tasks.load(config.data, problem, splits=("train", "validation"))
+    problem = replace(problem, labels=data.labels)
+    _known_metric(config, problem)
     for note in data.notes:
         reporter.line(note)
     method = methods.with_labels(method, data.labels)
     base = load_base(config.model)
     accelerator = accelerator_of(config)
-    model, peft = _assemble(config, base, method, task, data, accelerator.device, reporter)
+    model, peft = _assemble(config, base, method, problem, accelerator.device, reporter)
     model.cache = default_folder() if config.data.cache else None
     stopper = Stopper()
-    plan, losses, max_length = _plan(config, model, data, method, metric, stopper, reporter)
+    plan, losses, max_length = _plan(config, model, data, method, stopper, reporter)
     warn_of_memory(model, RUN, plan, reporter)
     started = _started(config, method, origin(data, base.fingerprint, accelerator.device))
     with stopper, explained(folder):
@@ -108,11 +110,10 @@ def _started(config: FitConfig, method: methods.MethodConfig, found: Mapping[str
     return {"config": config.model_dump(mode="json") | resolved, "seed": config.seed, **found}
 
 
-def _metric(config: FitConfig, task: ModuleType) -> str:
-    metric = config.training.metric or task.PRIMARY
-    if metric not in task.METRICS:
-        raise unknown("metric", metric, task.METRICS)
-    return metric
+def _known_metric(config: FitConfig, problem: Problem) -> None:
+    metric, known = config.training.metric, problem.module.measures(problem)
+    if metric is not None and metric not in known:
+        raise unknown("metric", metric, known)
 
 
 def _known_optimizer(config: FitConfig) -> None:
@@ -125,8 +126,7 @@ def _assemble(
     config: FitConfig,
     base: Base,
     method: methods.MethodConfig,
-    task: ModuleType,
-    data: TaskData,
+    problem: Problem,
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[TaskModel, methods.PeftForm | None]:
@@ -144,7 +144,7 @@ def _assemble(
     if config.training.precision == "bf16" and not selects:
         base.model.to(torch.bfloat16)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
-    model = build(base, {RUN: method}, config.head, task, data.labels, {RUN: config.seed})
+    model = build(base, {RUN: method}, config.head, problem, {RUN: config.seed})
     if config.training.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
     if config.training.base_dropout:
@@ -157,31 +157,31 @@ def _plan(
     model: TaskModel,
     data: TaskData,
     method: methods.MethodConfig,
-    metric: str,
     stopper: Stopper,
     reporter: Reporter,
 ) -> tuple[Plan, Any, int]:
     train_set, validation = data.splits["train"], data.splits.get("validation", [])
-    features, cut = model.features(train_set, RUN, config.training.max_length)
-    watched, cut_watched = model.features(validation, RUN, config.training.max_length)
+    given = model.encode(train_set, RUN, config.training.max_length, strict=not config.data.skip_bad)
+    watched = model.encode(validation, RUN, config.training.max_length)
+    for split, encoded in (("train", given), ("validation", watched)):
+        for note in encoded.notes:
+            reporter.warn(f"{split}: {note}")
     max_length = config.training.max_length or model.limits[RUN]
-    if cut or cut_watched:
-        reporter.warn(f"{cut + cut_watched} texts are longer than {max_length} tokens and were cut")
     if not validation:
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(method)
-    targets = torch.tensor([model.task.target(example) for example in train_set])
-    goals = torch.tensor([model.task.target(example) for example in validation])
+    targets = model.task.goals(given)
+    metric = config.training.metric or model.task.measures(model.problem)[0]
     worse_is_more = metric in model.task.LOWER_IS_BETTER
     plan = Plan(
         parameters=model.attached.parameters_of(RUN),
-        lengths=[len(row.ids) for row in features],
+        lengths=[len(row.ids) for row in given.rows],
         config=config.training,
         seed=config.seed,
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
         rates=model.attached.rates_of(RUN),
-        evaluate=_evaluator(config, model, watched, goals, data, Watched(stopper.asked)) if validation else None,
+        evaluate=_evaluator(config, model, watched, Watched(stopper.asked)) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
     )
@@ -190,21 +190,21 @@ def _plan(
     def losses(rows: Mapping[str, Any], steps: Mapping[str, int]) -> dict[str, Tensor]:
         if not model.attached.training:
             model.attached.train()
-        return model.losses(rows, steps, {RUN: features}, {RUN: targets})
+        return model.losses(rows, steps, {RUN: given.rows}, {RUN: targets})
 
     return plan, losses, max_length
 
 
 def _evaluator(
-    config: FitConfig, model: TaskModel, features: list[Features], goals: Tensor, data: TaskData, watched: Watched
-) -> Any:
+    config: FitConfig, model: TaskModel, watched: Encoded, quiet: Watched
+) -> Callable[[], Mapping[str, float]]:
     size = config.training.eval_batch_size
 
     def evaluate() -> Mapping[str, float]:
         nonlocal size
-        logits, size = shrinking(lambda rows: model.logits(features, RUN, rows, watched, "evaluate"), size)
-        loss = float(model.task.loss(logits, goals).mean())
-        return {"loss": loss, **model.task.metrics(logits, goals, data.labels)}
+        logits, size = shrinking(lambda rows: model.logits(watched.rows, RUN, rows, quiet, "evaluate"), size)
+        model.problem = model.task.tuned(logits, watched, model.problem)
+        return model.metrics(logits, watched)
 
     return evaluate
 
@@ -223,12 +223,14 @@ def _save(
 ) -> RunRecord:
     """Writes what the run has come to, `run.json` last. One that failed keeps its best weights, if it has any."""
     out, best = folder.path, dict(outcome.best or {})
+    primary = model.task.measures(model.problem)[0]
+    answers = _answers(config, model, data, max_length, reporter)
     tensors = model.attached.kept(RUN)
     folder.check()
     if best or not outcome.failed:
         save_adapter(out / "adapter", _card(config, model, data, method, max_length, best), tensors, peft)
     if best:
-        write_json(out / "metrics.json", {"split": "validation", "metrics": best, "primary": model.task.PRIMARY})
+        write_json(out / "metrics.json", {"split": "validation", "metrics": best, "primary": primary})
     record = {
         **started,
         "parameters": _counts(model, tensors),
@@ -247,16 +249,20 @@ def _save(
         folder.end(record, "failed")
         kept = f"; {out / 'adapter'} holds its best weights, of step {outcome.best_step}" if best else ""
         raise UserError(f'run "{RUN}" stopped: {outcome.stopped}{kept}')
-    if config.predict and data.splits.get("validation"):
-        features, _ = model.features(data.splits["validation"], RUN, max_length)
-        logits = model.logits(features, RUN, config.training.eval_batch_size, reporter, "predict")
-        write_jsonl(out / "predictions.jsonl", model.task.decode(logits, data.labels))
+    if answers is not None:
+        write_jsonl(out / "predictions.jsonl", answers)
     folder.end(record, "done")
-    return _record(out, best, record)
+    return _record(out, best, primary, record)
 
 
-def _record(out: Path, metrics: Mapping[str, float], record: Mapping[str, Any]) -> RunRecord:
-    primary = tasks.task(record["config"]["task"]).PRIMARY
+def _done(folder: RunFolder) -> RunRecord:
+    """The record of a run that is done."""
+    card = load_card(folder.path)
+    problem = problem_of(card)
+    return _record(folder.path, card.metrics, problem.module.measures(problem)[0], folder.record)
+
+
+def _record(out: Path, metrics: Mapping[str, float], primary: str, record: Mapping[str, Any]) -> RunRecord:
     seconds = record["timing"]["total_seconds"]
     return RunRecord(out, metrics, primary, record["parameters"], seconds, record["steps"], record["stopped"], record)
 
@@ -271,7 +277,7 @@ def _card(
 ) -> Card:
     stored = methods.kept(method)
     return Card(
-        task=config.task,
+        task=model.problem.task,
         labels=data.labels,
         pair=data.pair,
         method={"name": stored.method, **stored.model_dump(mode="json")},
@@ -286,8 +292,22 @@ def _card(
             "cut": remembered(config.data),
             "cache": config.data.cache,
         },
+        options=model.problem.options.model_dump(mode="json"),
+        tuned=dict(model.problem.tuned),
         metrics=best,
     )
+
+
+def _answers(
+    config: FitConfig, model: TaskModel, data: TaskData, max_length: int, reporter: Reporter
+) -> list[dict[str, Any]] | None:
+    """Tunes what the task tunes with the weights that are kept, and gives the answers for validation if asked for."""
+    if not data.splits.get("validation") or not (config.predict or model.task.TUNES):
+        return None
+    encoded = model.encode(data.splits["validation"], RUN, max_length)
+    logits = model.logits(encoded.rows, RUN, config.training.eval_batch_size, reporter, "predict")
+    model.problem = model.task.tuned(logits, encoded, model.problem)
+    return model.task.decode(logits, encoded, model.problem) if config.predict else None
 
 
 def _counts(model: TaskModel, tensors: Mapping[str, Tensor]) -> dict[str, int]:

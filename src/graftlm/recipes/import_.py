@@ -16,7 +16,7 @@ from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes.predict import RUN
 from graftlm.sites import Tokens
-from graftlm.tasks import head_keys
+from graftlm.tasks import SequenceHead, head_keys
 
 
 def import_peft(
@@ -53,7 +53,7 @@ def import_peft(
     chosen = _labels(task, labels, outputs, reporter)
     form = method_form(theirs.config, base.sites())
     head = HeadConfig(pooling=_pooling(theirs.config, base))
-    built = build(base, {RUN: theirs.config}, head, tasks.task(task), chosen, {RUN: 0})
+    built = build(base, {RUN: theirs.config}, head, tasks.parse({}, task, chosen), {RUN: 0})
     ours = {**theirs.tensors, **_head(theirs.rest, built, reporter)}
     built.attached.load(RUN, ours)
     card = Card(
@@ -122,6 +122,7 @@ def _head(rest: Mapping[str, Tensor], model: TaskModel, reporter: Reporter) -> d
     """The head's tensors by our names; others must be the base's own, which PEFT stores beside an embedding's LoRA."""
     sites = model.attached.sites
     assert sites.head is not None
+    assert isinstance(model.head, SequenceHead)
     keys = head_keys(model.head, sites.head, sites.class_prefix)
     missing = [path for path in keys.values() if path not in rest]
     if missing:

@@ -11,9 +11,10 @@ from graftlm.core.example import Example
 from graftlm.core.files import new_folder
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.recipes.predict import RUN, Predictor, load
-from graftlm.tasks import collate, head_keys
+from graftlm.tasks import SequenceHead, collate, head_keys
 
 TOLERANCE = 1e-4
+PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classification"}
 PROBES = (
     "A short text.",
     "The quick brown fox jumps over the lazy dog, and then it does so once more for good measure!",
@@ -53,6 +54,9 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     model, card = predictor.model, predictor.card
+    names = card.labels or ("score",)
+    if not isinstance(model.head, SequenceHead) or model.head.outputs != len(names):
+        raise UserError(f"the head of {card.task} has no place in a plain sequence classifier; keep the adapter")
     family = model.attached.sites.head
     if family is None or card.head["pooling"] != "default":
         why = (
@@ -64,11 +68,10 @@ def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
             f"{why} has no place in a plain Transformers model; keep the adapter, or train with the default pooling"
         )
     config = load_config(model.base.source)
-    names = card.labels or ("score",)
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = "single_label_classification" if card.labels else "regression"
+    config.problem_type = PROBLEMS.get(card.task, "single_label_classification")
     if config.pad_token_id is None:
         config.pad_token_id = model.base.pad_id
     plain = AutoModelForSequenceClassification.from_config(config).float()
@@ -102,7 +105,7 @@ def _logits(predictor: Predictor) -> Tensor:
 @torch.no_grad()
 def _plain_logits(model: nn.Module, predictor: Predictor) -> Tensor:
     """One text at a time, so that no family's own rule for padding plays a part."""
-    features, _ = predictor.model.features(_examples(predictor), RUN, predictor.card.max_length)
+    features = predictor.model.encode(_examples(predictor), RUN, predictor.card.max_length).rows
     device = torch.device("cpu")
     batches = [collate([(row, [])], predictor.model.base.pad_id, device) for row in features]
     return torch.cat([model(**batch).logits for batch in batches])

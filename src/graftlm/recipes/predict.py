@@ -14,6 +14,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import with_head
+from graftlm.tasks import Encoded, Problem
 
 RUN = "run"
 Text = str | tuple[str, str] | Example
@@ -33,32 +34,40 @@ class Predictor:
     def predict(
         self, texts: Sequence[Text], batch_size: int = 64, reporter: Reporter | None = None
     ) -> list[dict[str, Any]]:
-        """One answer a text, in order: {"label", "probabilities"} or {"score"}.
+        """One answer a text, in order: {"label", "probabilities"}, {"score"}, or what the task's `decode` says.
 
         A text is a string, a pair of strings for a pair task, or an Example.
         """
         if isinstance(texts, str):
             raise UserError("predict takes a list of texts; put the one text into a list")
         examples = [self._example(text, place) for place, text in enumerate(texts)]
-        logits = self.logits(examples, batch_size, reporter or Silent())
-        bad = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
+        encoded = self.encode(examples, reporter)
+        logits = self.model.logits(encoded.rows, RUN, batch_size, reporter or Silent(), "predict")
+        bad = (~logits.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
         if bad:
-            raise UserError(f"this run gives no finite number for input {bad[0] + 1}: its training diverged")
-        return self.model.task.decode(logits, self.labels)
+            place = encoded.owners[bad[0]] + 1
+            raise UserError(f"this run gives no finite number for input {place}: its training diverged")
+        return self.model.task.decode(logits, encoded, self.model.problem)
 
     def logits(self, examples: Sequence[Example], batch_size: int = 64, reporter: Reporter | None = None) -> Tensor:
-        """Logits (examples outputs) in order; texts longer than the model takes are cut, and that is said."""
-        reporter = reporter or Silent()
-        features, cut = self.model.features(examples, RUN, self.card.max_length)
-        if cut:
-            reporter.warn(f"{cut} texts are longer than {self.card.max_length} tokens and were cut")
-        return self.model.logits(features, RUN, batch_size, reporter, "predict")
+        """Logits (rows outputs) in order, a row an example or, for a task of tokens, (rows places outputs)."""
+        rows = self.encode(examples, reporter).rows
+        return self.model.logits(rows, RUN, batch_size, reporter or Silent(), "predict")
+
+    def encode(self, examples: Sequence[Example], reporter: Reporter | None = None) -> Encoded:
+        """The examples' rows; what was cut of texts longer than the model takes is said."""
+        encoded = self.model.encode(examples, RUN, self.card.max_length)
+        for note in encoded.notes:
+            (reporter or Silent()).warn(note)
+        return encoded
 
     def gates(self, texts: Sequence[Text], batch_size: int = 64, reporter: Reporter | None = None) -> dict[str, Tensor]:
-        """How far the run's gates open, 0 to 1: `layer.role.part` -> a number a text, in order."""
+        """How far the run's gates open, 0 to 1: `layer.role.part` -> a text's (its first window's), in order."""
         examples = [self._example(text, place) for place, text in enumerate(texts)]
-        features, _ = self.model.features(examples, RUN, self.card.max_length)
-        found = self.model.gates(features, RUN, batch_size, reporter or Silent())
+        encoded = self.encode(examples, reporter)
+        rows = self.model.gates(encoded.rows, RUN, batch_size, reporter or Silent())
+        firsts = [encoded.windows[place][0] for place in range(len(examples))]
+        found = {name: values[firsts] for name, values in rows.items()}
         if not found:
             raise UserError(f"this run has no gates: its method is {self.card.method['name']}; unipelt has them")
         return found
@@ -81,12 +90,17 @@ def load(run: str | Path, reporter: Reporter | None = None, *, strength: float =
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites()) if card.layout == "peft" else None
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, tasks.task(card.task), card.labels, {RUN: card.seed})
+    model = build(base, {RUN: method}, head, problem_of(card), {RUN: card.seed})
     whole = None if form is None else with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, whole))
     if strength != 1:
         model.attached.strengthen(RUN, strength)
     return Predictor(card, model)
+
+
+def problem_of(card: Card) -> Problem:
+    """A run's task, with its options and what was tuned."""
+    return tasks.parse(card.options, card.task, card.labels, card.tuned)
 
 
 def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:

@@ -86,7 +86,8 @@ class Head:
 
     `dense` is a layer of the base model (BERT's pooler), or where `fresh` the classifier's own first layer, always
     trained; the activation follows it, and `norm`, a norm of the classifier's own. `classifier` is the name that the
-    family's `…ForSequenceClassification` gives the last layer.
+    family's `…ForSequenceClassification` gives the last layer, `tagger` and `answerer` those that its
+    `…ForTokenClassification` and `…ForQuestionAnswering` give theirs, where these are one layer on the same backbone.
     """
 
     pool: Literal["first", "last", "mean"]
@@ -97,6 +98,8 @@ class Head:
     fresh: bool = False
     dense_bias: bool = True
     norm: str | None = None
+    tagger: str | None = None
+    answerer: str | None = None
 
 
 @dataclass(frozen=True)

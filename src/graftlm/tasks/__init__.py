@@ -1,20 +1,28 @@
 """Task families: a file each; data, features and heads that they share."""
 
-from graftlm.tasks._data import TaskData, load, read_texts
-from graftlm.tasks._features import Features, collate, encode
-from graftlm.tasks._head import SequenceHead, head_keys
-from graftlm.tasks._task import PACKAGE, Details, task
+from graftlm.tasks._data import load, read_texts
+from graftlm.tasks._features import Encoded, Features, Reading, collate, encode, read_places
+from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, guessed_head, head_keys
+from graftlm.tasks._task import PACKAGE, Details, Problem, TaskData, parse, task
 
 __all__ = [
+    "NOWHERE",
     "PACKAGE",
     "Details",
+    "Encoded",
     "Features",
+    "Problem",
+    "Reading",
     "SequenceHead",
     "TaskData",
+    "TokenHead",
     "collate",
     "encode",
+    "guessed_head",
     "head_keys",
     "load",
+    "parse",
+    "read_places",
     "read_texts",
     "task",
 ]

@@ -65,16 +65,16 @@ def find(table: Table, task: str | None, given: Mapping[str, str], marks: Iterab
     if regression:
         answer = _score(table, given)
     elif task is None:
-        answer = given.get("label") or given.get("score") or _first(table, (*LABELS, *SCORES))
+        answer = given.get("label") or given.get("score") or first(table, (*LABELS, *SCORES))
     else:
-        answer = given.get("label") or _first(table, LABELS)
+        answer = given.get("label") or first(table, LABELS)
     if answer is None and task is not None:
         kind, example = ("score", "rating") if regression else ("label", "stars")
-        raise _none(table, kind, example)
+        raise not_found(table, kind, example)
     label_text = given.get("label_text")
     if label_text is None and answer is not None and not regression:
-        label_text = _first(table, [f"{answer}_{name}" for name in NAMES])
-    return Columns(text, pair, answer, None if regression else label_text, given.get("id") or _first(table, IDS))
+        label_text = first(table, [f"{answer}_{name}" for name in NAMES])
+    return Columns(text, pair, answer, None if regression else label_text, given.get("id") or first(table, IDS))
 
 
 def has(table: Table, column: str) -> None:
@@ -86,20 +86,20 @@ def has(table: Table, column: str) -> None:
 def _texts(table: Table, given: Mapping[str, str]) -> tuple[str, str | None]:
     if "text" not in given and "text_pair" not in given:
         for names in PAIRS:
-            first, second = (_first(table, [name]) for name in names)
-            if first is not None and second is not None:
-                return first, second
-    text = given.get("text") or _first(table, TEXTS)
+            one, other = (first(table, [name]) for name in names)
+            if one is not None and other is not None:
+                return one, other
+    text = given.get("text") or first(table, TEXTS)
     if text is None:
-        raise _none(table, "text", "body")
+        raise not_found(table, "text", "body")
     return text, given.get("text_pair")
 
 
 def _score(table: Table, given: Mapping[str, str]) -> str | None:
-    known = given.get("score") or _first(table, SCORES)
+    known = given.get("score") or first(table, SCORES)
     if known is not None:
         return known
-    maybe = given.get("label") or _first(table, MAYBE_SCORES)
+    maybe = given.get("label") or first(table, MAYBE_SCORES)
     if maybe is None:
         return None
     if maybe in table.names or not any(_fraction(value) for value in table.columns[maybe]):
@@ -116,13 +116,14 @@ def _fraction(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _first(table: Table, names: Iterable[str]) -> str | None:
+def first(table: Table, names: Iterable[str]) -> str | None:
     """The first of our usual names that a table has, whatever its case."""
     folded = {column.casefold(): column for column in reversed(list(table.columns))}
     return next((folded[name.casefold()] for name in names if name.casefold() in folded), None)
 
 
-def _none(table: Table, kind: str, example: str) -> UserError:
+def not_found(table: Table, kind: str, example: str) -> UserError:
+    """The error for a column that is needed and that no usual name finds."""
     found = ", ".join(table.columns)
     return UserError(
         f"{table.where} has no {kind} column that is known by name; it has {found}; "

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graftlm.core.errors import UserError, unknown
+from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig
 from graftlm.tasks import _columns, _few_shot, _labels
@@ -14,26 +14,17 @@ from graftlm.tasks._columns import Columns
 from graftlm.tasks._marks import marked
 from graftlm.tasks._read import Table, read_file, shown
 from graftlm.tasks._source import Source, canonical, check_limits, locate, missing
+from graftlm.tasks._task import Problem, TaskData
+from graftlm.tasks._task import task as module_of
 
-TASKS = ("classification", "regression")
 Marks = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """Examples by split as it was asked for; `labels` in the order of class indices, () for regression.
-
-    `pair`: whether an example has two texts. `notes`: lines that a user should be told.
-    """
-
-    splits: dict[str, list[Example]]
-    labels: tuple[str, ...]
-    pair: bool
-    notes: tuple[str, ...]
-
-
 def load(
-    config: DataConfig, task: str, splits: Collection[str] | None = None, labels: Sequence[str] | None = None
+    config: DataConfig,
+    task: str | Problem,
+    splits: Collection[str] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> TaskData:
     """The splits that are asked for (all that are there by default); no other is read.
 
@@ -41,12 +32,16 @@ def load(
     those of a trained run; without them they are taken from train, or where it is not asked for, from all that is.
     With `shots`, train and validation are drawn from train. `limit` cuts the rows first.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
+    problem = Problem(task, options=module_of(task).Options()) if isinstance(task, str) else task
     source = locate(config, splits)
     limits = check_limits(config.limit, source)
     asked = _asked(source, splits, drawn=config.shots is not None)
     tables = _read(source, asked, drawn=config.shots is not None)
+    if problem.module.READS == "rows":
+        return _by_rows(config, problem, tables, asked, limits, labels)
+    if config.skip_bad:
+        raise UserError(f'skip_bad = true: the task "{problem.task}" cannot leave rows out; leave skip_bad out')
+    task = "regression" if problem.module.READS == "score" else "classification"
     first = next(iter(tables.values()))
     columns = _columns.find(first, task, config.columns, config.mark or ())
     for table in tables.values():
@@ -54,10 +49,10 @@ def load(
     rows = {split: range(min(len(table), limits.get(split, len(table)))) for split, table in tables.items()}
     cut = {split: table.take(rows[split]) if split in limits else table for split, table in tables.items()}
     if task == "classification":
-        found, answers = _classes(tables, columns, config, labels, rows)
+        found, answers = classes(tables, columns, config, labels, rows)
     else:
         found, answers = (), {split: _scores(table, columns) for split, table in cut.items()}
-    examples = {split: _examples(table, columns, config.mark, answers[split], task) for split, table in cut.items()}
+    examples = {split: examples_of(table, columns, config.mark, answers[split], task) for split, table in cut.items()}
     notes = [columns.said(task), *_notes(examples)]
     if config.shots is not None and "train" in examples:
         drawn = _drawn(examples["train"], found, config.shots, config.shots_seed)
@@ -71,19 +66,44 @@ def load(
     )
 
 
-def read_texts(path: str | Path, columns: Mapping[str, str] | None = None, mark: Marks | None = None) -> list[Example]:
-    """The texts or pairs in one file, for predicting. A label is not needed; one that is there is kept in
-    `meta["label"]` as it stands."""
+def _by_rows(
+    config: DataConfig,
+    problem: Problem,
+    tables: Mapping[str, Table],
+    asked: Mapping[str, str],
+    limits: Mapping[str, int],
+    labels: Sequence[str] | None,
+) -> TaskData:
+    """The examples of a task that reads its rows itself, which has no classes to balance and no entities to mark."""
+    for name, value in (("shots", config.shots), ("mark", config.mark)):
+        if value is not None:
+            raise UserError(f'{name} = {shown(value)}: the task "{problem.task}" has no {name}; leave it out')
+    cut = {split: table.take(range(min(len(table), limits.get(split, len(table))))) for split, table in tables.items()}
+    read: TaskData = problem.module.read(tables, cut, config, problem, labels)
+    return replace(read, splits={name: read.splits[split] for name, split in asked.items()})
+
+
+def read_texts(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    mark: Marks | None = None,
+    task: str = "classification",
+) -> list[Example]:
+    """The inputs of a task in one file, for predicting. A label is not needed; one of a text or pair that is there is
+    kept in `meta["label"]` as it stands."""
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{file} is a folder; name a file") if file.is_dir() else missing(file)
     table = read_file(file)
+    module = module_of(task)
+    if module.READS == "rows":
+        return module.asked(table, columns or {})
     needed = {
         ours: theirs for ours, theirs in (columns or {}).items() if ours.startswith("text") or theirs in table.columns
     }
     found = _columns.find(table, None, needed, mark or ())
     answers = table.columns[found.answer] if found.answer else [None] * len(table)
-    return _examples(table, found, mark, answers, None)
+    return examples_of(table, found, mark, answers, None)
 
 
 def _asked(source: Source, splits: Collection[str] | None, drawn: bool) -> dict[str, str]:
@@ -120,7 +140,7 @@ def _same_columns(table: Table, first: Table, columns: Columns, mark: Marks | No
             _columns.has(table, column)
 
 
-def _classes(
+def classes(
     tables: Mapping[str, Table],
     columns: Columns,
     config: DataConfig,
@@ -162,7 +182,7 @@ def _score(value: Any, at: str, column: str) -> float:
     return score
 
 
-def _examples(
+def examples_of(
     table: Table, columns: Columns, mark: Marks | None, answers: Sequence[Any], task: str | None
 ) -> list[Example]:
     ids = table.columns.get(columns.id or "", [None] * len(table))

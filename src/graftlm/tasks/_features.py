@@ -1,7 +1,7 @@
 """Texts to token ids, and ids to padded batches with each run's virtual tokens in front."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,10 +13,47 @@ from graftlm.core.example import Example
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """One example's token ids and, where the model has them, segment ids."""
+    """One row's token ids, where the model has them segment ids, and the tokens that a head reads one by one."""
 
     ids: list[int]
     types: list[int] | None
+    places: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model takes text: its tokenizer and the most tokens of a row, special ones included.
+
+    `causal`: its last token has seen the whole row, its first one nothing. `strict`: an example that cannot be learned
+    from is an error, and not only counted.
+    """
+
+    tokenizer: Any
+    length: int
+    causal: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples as rows for a model.
+
+    `owners` says which example each row is, or is a window of; `meaning` what each place of each row stands for, in
+    the task's own terms. `notes` are lines about what was cut or left out.
+    """
+
+    examples: Sequence[Example]
+    rows: list[Features]
+    owners: Sequence[int]
+    meaning: Sequence[Sequence[Any]] = ()
+    notes: tuple[str, ...] = ()
+    windows: dict[int, list[int]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        windows: dict[int, list[int]] = {}
+        for row, owner in enumerate(self.owners):
+            windows.setdefault(owner, []).append(row)
+        object.__setattr__(self, "windows", windows)
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tuple[list[Features], int]:
@@ -66,3 +103,10 @@ def collate(rows: Sequence[tuple[Features, Sequence[int]]], pad_id: int, device:
     if rows[0][0].types is not None:
         batch["token_type_ids"] = types
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def read_places(rows: Sequence[tuple[Features, int]], device: torch.device) -> Tensor:
+    """The places (b w) that a head reads of features that so many virtual tokens stand before; −1 pads."""
+    moved = [torch.tensor([place + before for place in features.places or ()]) for features, before in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(moved, batch_first=True, padding_value=-1)
+    return padded.to(device=device, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The head formulation for whole texts: pool the hidden states by the mask, then a layer of each run's own."""
+"""The head formulation: a text's states pooled by the mask, or single tokens'; then layers of each run's own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftlm.core.errors import UserError
 from graftlm.core.settings import HeadConfig
 from graftlm.sites import Attached, Bank, Head, Param, normal, ones, zeros
 from graftlm.sites import keyed_dropout as dropped
@@ -15,6 +16,7 @@ from graftlm.sites import keyed_dropout as dropped
 Pool = Literal["first", "last", "mean"]
 PLACE = "head"
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}
+NOWHERE = torch.finfo(torch.float32).min  # the logit of a place that a row does not have
 SALT = 1  # the head's place in dropout's hash; sites have their names' checksums
 
 
@@ -57,23 +59,10 @@ class SequenceHead(nn.Module):
     def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
         """hidden (b t d), real (b t) true at the text's own tokens -> logits (b outputs)."""
         attached = self._attached[0]
-        route = attached.router.active
-        assert route is not None, "the head needs a route"
         pooled = pool(hidden, real, self.pool)  # b d
         if self.dense_path is not None and not self.trains_dense:
             pooled = self.activation(attached.base.get_submodule(self.dense_path)(pooled))
-        logits: list[Tensor] = []
-        for chunk in route.plan(self.bank.runs, pooled.device):
-            rows = chunk.rows(pooled)
-            if self.dropout and attached.training:
-                keys = attached.router.row_keys(chunk)
-                rate = chunk.spread(self.bank.constant("dropout"), rows.shape[0])
-                rows = dropped(rows[:, None], keys, torch.zeros_like(keys)[:, None], SALT, rate)[:, 0]
-            h = chunk.by_run(rows[:, None])  # n rows d
-            p = self.bank.take(chunk, None if torch.is_autocast_enabled(h.device.type) else h.dtype)
-            logits.append(self._layers(h, p).flatten(0, 1))
-        joined = torch.cat(logits) if len(logits) > 1 else logits[0]
-        return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
+        return per_run(attached, self.bank, pooled[:, None], self.dropout, self._layers)[:, 0]
 
     def _layers(self, h: Tensor, p: Mapping[str, Tensor]) -> Tensor:
         """h (n rows d) -> (n rows outputs)."""
@@ -82,8 +71,65 @@ class SequenceHead(nn.Module):
             h = self.activation(h + p["dense_bias"][:, None] if "dense_bias" in p else h)
         if "norm_weight" in p:
             h = F.layer_norm(h, h.shape[-1:], eps=self.epsilon) * p["norm_weight"][:, None]
-        out = torch.bmm(h, p["weight"].mT)
-        return out + p["bias"][:, None] if "bias" in p else out
+        return _linear(h, p)
+
+
+class TokenHead(nn.Module):
+    """One layer of each run's own on single tokens: (b t d) hidden states to (b w outputs) logits.
+
+    `config` has no pooling here but the default; its dropout is drawn by token.
+    """
+
+    def __init__(self, attached: Attached, config: HeadConfig, outputs: int):
+        super().__init__()
+        if config.pooling != "default":
+            raise UserError(f"pooling = {config.pooling}, but this task reads each token by itself; leave pooling out")
+        width = attached.sites.width
+        std = float(getattr(attached.sites.config, "initializer_range", 0.02))
+        params = {"weight": normal(outputs, width, std=std), "bias": zeros(outputs)}
+        self._attached = [attached]
+        self.outputs = outputs
+        self.dropout = config.dropout
+        attached.router.has_dropout |= config.dropout > 0
+        constants = {run: {"dropout": config.dropout} for run in attached.runs}
+        self.bank: Bank = attached.add_bank(PLACE, dict.fromkeys(attached.runs, params), constants)
+
+    def forward(self, hidden: Tensor, places: Tensor) -> Tensor:
+        """hidden (b t d), places (b w) to read, −1 where there is none -> (b w outputs), the lowest number there."""
+        states = hidden.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))  # b w d
+        logits = per_run(self._attached[0], self.bank, states, self.dropout, _linear)
+        return logits.masked_fill(places[..., None] < 0, NOWHERE)
+
+
+def per_run(
+    attached: Attached,
+    bank: Bank,
+    states: Tensor,
+    dropout: float,
+    layers: Callable[[Tensor, Mapping[str, Tensor]], Tensor],
+) -> Tensor:
+    """states (b w d) -> (b w outputs): each row through the layers of its own run, behind dropout while training."""
+    route = attached.router.active
+    assert route is not None, "the head needs a route"
+    logits: list[Tensor] = []
+    for chunk in route.plan(bank.runs, states.device):
+        rows = chunk.rows(states)
+        if dropout and attached.training:
+            keys = attached.router.row_keys(chunk)
+            rate = chunk.spread(bank.constant("dropout"), rows.shape[0])
+            positions = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape[:2])
+            rows = dropped(rows, keys, positions, SALT, rate)
+        h = chunk.by_run(rows)  # n (rows w) d
+        p = bank.take(chunk, None if torch.is_autocast_enabled(h.device.type) else h.dtype)
+        logits.append(layers(h, p).reshape(*rows.shape[:2], -1))
+    joined = torch.cat(logits) if len(logits) > 1 else logits[0]
+    return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
+
+
+def _linear(h: Tensor, p: Mapping[str, Tensor]) -> Tensor:
+    """h (n rows d) -> (n rows outputs)."""
+    out = torch.bmm(h, p["weight"].mT)
+    return out + p["bias"][:, None] if "bias" in p else out
 
 
 def pooling(attached: Attached, config: HeadConfig) -> tuple[Pool, Head, str]:

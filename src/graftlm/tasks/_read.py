@@ -17,6 +17,7 @@ from typing import Any
 from graftlm.core.errors import UserError
 from graftlm.core.hub import cache_only
 from graftlm.tasks._lines import csv_lines, is_list, lines, whole
+from graftlm.tasks._squad import flattened
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,14 @@ def read_file(path: Path) -> Table:
 
 
 def _read_json(path: Path) -> Table:
-    """One object a line (blank lines are skipped), or one list of objects."""
+    """One object a line (blank lines are skipped), one list of objects, or SQuAD's nested JSON."""
     if is_list(path):
         listed = _parsed(whole(path), str(path), path)
         rows = [_object(row, f"{path} item {place}") for place, row in enumerate(listed, 1)]
         return Table(str(path), _columns(rows), range(1, len(rows) + 1), unit="item")
+    questions = _squad(path)
+    if questions is not None:
+        return Table(str(path), _columns(questions), range(1, len(questions) + 1), unit="question")
     rows, numbers = [], []
     for number, line in lines(path):
         if line.strip():
@@ -70,6 +74,16 @@ def _read_json(path: Path) -> Table:
             rows.append(_object(_parsed(line, at, path), at))
             numbers.append(number)
     return Table(str(path), _columns(rows), numbers)
+
+
+def _squad(path: Path) -> list[dict[str, Any]] | None:
+    """The questions of a .json file in SQuAD's nested form; None for any other file."""
+    if path.suffix.lower() != ".json":
+        return None
+    try:
+        return flattened(DECODER.decode(whole(path)))
+    except (ValueError, RecursionError, UserError):
+        return None
 
 
 def _parsed(text: str, at: str, path: Path) -> Any:
@@ -173,10 +187,11 @@ def _hub_name(name: str) -> tuple[str, str | None]:
 
 
 def table_of(dataset: Any, where: str) -> Table:
-    """The table in a `datasets.Dataset`; a ClassLabel column keeps its class names."""
+    """The table in a `datasets.Dataset`; a column of ClassLabels, or of lists of them, keeps its class names."""
     from datasets import ClassLabel
 
-    names = {name: kind.names for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
+    kinds = {name: getattr(kind, "feature", kind) for name, kind in dataset.features.items()}
+    names = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
     return Table(where, dataset[:], range(1, len(dataset) + 1), names, unit="row")
 
 

@@ -1,13 +1,51 @@
 """A task is a module found by its file's name; all have the same names, which `task` lists."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from graftlm.core import registry
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
 
 PACKAGE = "graftlm.tasks"
+
+
+class NoOptions(Config):
+    """A task without options of its own."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One task with its labels, in the order of class indices (() where it has none), and its options.
+
+    `tuned` are numbers that were found on validation.
+    """
+
+    task: str
+    labels: tuple[str, ...] = ()
+    options: Any = NoOptions()  # noqa: RUF009 (frozen)
+    tuned: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def module(self) -> ModuleType:
+        """Where the task's functions are."""
+        return task(self.task)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Examples by split as it was asked for; `labels` in the order of class indices, () for regression.
+
+    `pair`: whether an example has two texts. `notes`: lines that a user should be told.
+    """
+
+    splits: dict[str, list[Example]]
+    labels: tuple[str, ...]
+    pair: bool
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -21,7 +59,19 @@ class Details:
 def task(name: str) -> ModuleType:
     """The module of a task; an unknown name is an error that names the nearest.
 
-    It has PRIMARY, METRICS, LOWER_IS_BETTER, `outputs`, `target`, `loss`, `decode`, `metrics` and `details`, as
-    graftlm.tasks.classification does.
+    It has LOWER_IS_BETTER, TUNES, `Options`, `measures`, `outputs`, `goals`, `loss`, `decode`, `metrics`,
+    `details` and `tuned`, as graftlm.tasks.classification does. READS says what an example is: a text with a "class" or
+    a "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
+    "text", or "tokens" of rows that the task's own `encode` makes.
     """
     return registry.load(PACKAGE, "task", name)
+
+
+def parse(
+    options: Mapping[str, Any], name: str, labels: Sequence[str] = (), tuned: Mapping[str, float] | None = None
+) -> Problem:
+    """A task's options as plain values, {"stride": 64}, as a problem; one that the task does not have is an error."""
+    kind: type[Config] = task(name).Options
+    if options and not kind.model_fields:
+        raise UserError(f'task.{next(iter(options))}: the task "{name}" has no options')
+    return Problem(name, tuple(labels), kind.parse(options, where="task."), tuned or {})

@@ -9,47 +9,60 @@ from torch.nn import functional
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.tasks._task import Details
+from graftlm.tasks._features import Encoded
+from graftlm.tasks._task import Details, NoOptions, Problem
 
-PRIMARY = "accuracy"
-METRICS = ("accuracy", "macro_f1", "matthews", "loss")
+READS, HEAD = "class", "text"
+TUNES = False
+Options = NoOptions
 LOWER_IS_BETTER = ("loss",)
 
 
-def outputs(labels: Sequence[str]) -> int:
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("accuracy", "macro_f1", "matthews", "loss")
+
+
+def outputs(problem: Problem) -> int:
     """How many numbers a head gives for one example."""
-    return len(labels)
+    return len(problem.labels)
 
 
-def target(example: Example) -> int:
-    """The class index."""
+def goals(encoded: Encoded) -> Tensor:
+    """The class indices (rows)."""
+    return torch.tensor([_label(example) for example in encoded.examples])
+
+
+def _label(example: Example) -> int:
     if example.label is None:
         raise UserError(f"an example without a label: {example.text[:60]!r}")
     return example.label
 
 
-def loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits (b c), targets (b) class indices -> (b)."""
-    return functional.cross_entropy(logits, targets, reduction="none")
+def loss(logits: Tensor, goals: Tensor) -> Tensor:
+    """logits (b c), goals (b) class indices -> (b)."""
+    return functional.cross_entropy(logits, goals, reduction="none")
 
 
-def decode(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
+def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
     """logits (b c) -> the likeliest label and the probability of each, an example."""
     rows = logits.double().softmax(-1).tolist()
     best = logits.argmax(-1).tolist()
+    labels = problem.labels
     return [
         {"label": labels[place], "probabilities": dict(zip(labels, row, strict=True))}
         for place, row in zip(best, rows, strict=True)
     ]
 
 
-def metrics(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> dict[str, float]:
+def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
     """Accuracy, macro-F1 over the classes that occur in truth or prediction, and Matthews' correlation.
 
     A row of logits that is not finite counts as wrong.
     """
     from sklearn.metrics import f1_score, matthews_corrcoef
 
+    targets = goals(encoded)
     predicted, true = _predicted(logits, targets), targets.tolist()
     return {
         "accuracy": sum(map(int.__eq__, predicted, true)) / max(1, len(true)),
@@ -79,9 +92,15 @@ def confusion(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> list[li
     return torch.bincount(flat, minlength=size * size).view(size, size).tolist()
 
 
-def details(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Details:
+def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
     """The report of each class and the confusion matrix."""
-    return Details(report(logits, targets, labels), confusion(logits, targets, labels))
+    targets = goals(encoded)
+    return Details(report(logits, targets, problem.labels), confusion(logits, targets, problem.labels))
+
+
+def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
+    """Nothing is tuned here."""
+    return problem
 
 
 def _predicted(logits: Tensor, targets: Tensor) -> list[int]:

@@ -1,44 +1,55 @@
 """One number for a text or a pair, by squared error."""
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.tasks._task import Details
+from graftlm.tasks._features import Encoded
+from graftlm.tasks._task import Details, NoOptions, Problem
 
-PRIMARY = "pearson"
-METRICS = ("pearson", "spearman", "mse", "mae", "loss")
+READS, HEAD = "score", "text"
+TUNES = False
+Options = NoOptions
 LOWER_IS_BETTER = ("loss", "mse", "mae")
 
 
-def outputs(labels: Sequence[str]) -> int:
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("pearson", "spearman", "mse", "mae", "loss")
+
+
+def outputs(problem: Problem) -> int:
     """How many numbers a head gives for one example."""
     return 1
 
 
-def target(example: Example) -> float:
-    """The score."""
+def goals(encoded: Encoded) -> Tensor:
+    """The scores (rows)."""
+    return torch.tensor([_score(example) for example in encoded.examples])
+
+
+def _score(example: Example) -> float:
     if example.score is None:
         raise UserError(f"an example without a score: {example.text[:60]!r}")
     return example.score
 
 
-def loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits (b 1), targets (b) scores -> (b)."""
-    return (logits[:, 0] - targets).square()
+def loss(logits: Tensor, goals: Tensor) -> Tensor:
+    """logits (b 1), goals (b) scores -> (b)."""
+    return (logits[:, 0] - goals).square()
 
 
-def decode(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
+def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
     """logits (b 1) -> the score, an example."""
     return [{"score": score} for score in logits[:, 0].tolist()]
 
 
-def metrics(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> dict[str, float]:
+def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
     """Pearson's and Spearman's correlations (0 where one side is constant or not finite), squared and absolute error.
 
     An error that is not finite is the largest float, so that it stays the worst and JSON can hold it.
@@ -46,7 +57,7 @@ def metrics(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> dict[str,
     from scipy.stats import rankdata
 
     predicted = logits[:, 0].double().numpy()
-    true = targets.double().numpy()
+    true = goals(encoded).double().numpy()
     finite = len(true) > 0 and bool(np.isfinite(predicted).all())
     error = predicted - true if finite else np.full(1, np.inf)
     return {
@@ -57,9 +68,14 @@ def metrics(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> dict[str,
     }
 
 
-def details(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Details:
+def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
     """Nothing: a score has no classes."""
     return Details()
+
+
+def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
+    """Nothing is tuned here."""
+    return problem
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:

@@ -46,7 +46,9 @@ def architecture(config: Any) -> Architecture:
     )
     return Architecture(
         stacks={"": stack},
-        head=Head(pool="first", dense="pooler", classifier="classifier", bias=True),
+        head=Head(
+            pool="first", dense="pooler", classifier="classifier", bias=True, tagger="classifier", answerer="qa_outputs"
+        ),
         lm_heads=("predictions.decoder",),
         checkpointing=False,
     )

@@ -39,6 +39,13 @@ STACK = Stack(
 )
 ARCHITECTURE = Architecture(
     stacks={"": STACK},
-    head=Head(pool="first", dense="pooler.dense", classifier="classifier", bias=True),
+    head=Head(
+        pool="first",
+        dense="pooler.dense",
+        classifier="classifier",
+        bias=True,
+        tagger="classifier",
+        answerer="qa_outputs",
+    ),
     lm_heads=("cls.predictions.decoder",),
 )

@@ -27,6 +27,15 @@ STACK = Stack(
 )
 ARCHITECTURE = Architecture(
     stacks={"": STACK},
-    head=Head(pool="first", dense="pre_classifier", classifier="classifier", bias=True, activation="relu", fresh=True),
+    head=Head(
+        pool="first",
+        dense="pre_classifier",
+        classifier="classifier",
+        bias=True,
+        activation="relu",
+        fresh=True,
+        tagger="classifier",
+        answerer="qa_outputs",
+    ),
     lm_heads=("vocab_projector",),
 )

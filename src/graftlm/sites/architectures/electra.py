@@ -23,6 +23,8 @@ ARCHITECTURE = replace(
         bias=True,
         activation="gelu",
         fresh=True,
+        tagger="classifier",
+        answerer="qa_outputs",
     ),
     lm_heads=("generator_lm_head",),
 )

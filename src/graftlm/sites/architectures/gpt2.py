@@ -21,4 +21,7 @@ STACK = Stack(
         "span.feedforward": Span(entry="mlp.c_fc", exit="mlp.dropout", residual="ln_2"),
     },
 )
-ARCHITECTURE = Architecture(stacks={"": STACK}, head=Head(pool="last", classifier="score", bias=False))
+ARCHITECTURE = Architecture(
+    stacks={"": STACK},
+    head=Head(pool="last", classifier="score", bias=False, tagger="classifier", answerer="qa_outputs"),
+)

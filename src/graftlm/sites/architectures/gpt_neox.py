@@ -27,5 +27,5 @@ def architecture(config: Any) -> Architecture:
             "span.feedforward": Span("mlp.dense_h_to_4h", "post_mlp_dropout", "post_attention_layernorm"),
         },
     )
-    head = Head(pool="last", classifier="score", bias=False)
+    head = Head(pool="last", classifier="score", bias=False, tagger="classifier", answerer="qa_outputs")
     return Architecture(stacks={"": stack}, head=head, lm_heads=("lm_head", "embed_out"))

@@ -22,4 +22,4 @@ STACK = Stack(
         "span.feedforward": Span(entry="mlp.gate_proj", exit="mlp.down_proj", residual="post_attention_layernorm"),
     },
 )
-ARCHITECTURE = Architecture(stacks={"": STACK}, head=Head(pool="last", classifier="score", bias=False))
+ARCHITECTURE = Architecture(stacks={"": STACK}, head=Head(pool="last", classifier="score", bias=False, tagger="score"))

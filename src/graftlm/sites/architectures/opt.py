@@ -38,4 +38,6 @@ def architecture(config: Any) -> Architecture:
         attention="self_attn",
         spans={"span.attention": attention, "span.feedforward": feedforward},
     )
-    return Architecture(stacks={"": stack}, head=Head(pool="last", classifier="score", bias=False))
+    return Architecture(
+        stacks={"": stack}, head=Head(pool="last", classifier="score", bias=False, answerer="qa_outputs")
+    )

@@ -6,7 +6,15 @@ from typing import Any
 from graftlm.sites._table import Architecture, Head
 from graftlm.sites.architectures.bert import ARCHITECTURE as BERT
 
-HEAD = Head(pool="first", dense="classifier.dense", classifier="classifier.out_proj", bias=True, fresh=True)
+HEAD = Head(
+    pool="first",
+    dense="classifier.dense",
+    classifier="classifier.out_proj",
+    bias=True,
+    fresh=True,
+    tagger="classifier",
+    answerer="qa_outputs",
+)
 
 
 def architecture(config: Any) -> Architecture:

@@ -1,0 +1,99 @@
+"""Rows to examples for tasks that read their own: columns by name, lists and strings checked, bad rows counted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graftlm.core.errors import UserError, unknown
+from graftlm.core.example import Example
+from graftlm.tasks._columns import IDS, first, has, not_found
+from graftlm.tasks._read import Table, shown
+
+__all__ = ["columns", "has", "identity", "kept", "said", "strings", "text"]
+
+
+def columns(
+    table: Table,
+    given: Mapping[str, str],
+    usual: Mapping[str, Sequence[str]],
+    optional: Sequence[str] = (),
+) -> dict[str, str]:
+    """Their column for each of ours that `usual` gives the usual names of; an `optional` one may be absent."""
+    keys = {**usual, "id": IDS}
+    for ours, theirs in given.items():
+        if ours not in keys:
+            raise unknown("key of columns", ours, keys)
+        if ours not in optional or theirs in table.columns:
+            has(table, theirs)
+    found: dict[str, str] = {}
+    for ours, names in keys.items():
+        theirs = given.get(ours) or first(table, names)
+        if theirs is not None and theirs in table.columns:
+            found[ours] = theirs
+        elif ours not in (*optional, "id"):
+            raise not_found(table, ours, names[-1])
+    return found
+
+
+def said(found: Mapping[str, str]) -> str:
+    """One line for the user: what was taken for what."""
+    return "columns: " + ", ".join(f"{ours}={theirs}" for ours, theirs in found.items() if ours != "id")
+
+
+def kept(table: Table, read: Callable[[int], Example], skip: bool) -> tuple[list[Example], list[str]]:
+    """The examples of a table's rows, and notes. A row that `read` refuses is an error, or with `skip` counted."""
+    examples: list[Example] = []
+    refused: list[str] = []
+    for row in range(len(table)):
+        try:
+            examples.append(read(row))
+        except UserError as error:
+            if not skip:
+                raise
+            refused.append(str(error))
+    if not refused:
+        return examples, []
+    if not examples:
+        raise UserError(f"none of the {len(refused)} examples in {table.where} can be used; the first: {refused[0]}")
+    return examples, [f"{len(refused)} of {len(table)} examples in {table.where} are left out; the first: {refused[0]}"]
+
+
+def text(value: Any, at: str, column: str) -> str:
+    """A cell that must be a string."""
+    if value is None:
+        raise UserError(f"{at}: {column} is missing")
+    if not isinstance(value, str):
+        raise UserError(f"{at}: {column} is {shown(value)}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{at}: {column} holds half a surrogate pair at character {error.start + 1}") from None
+    return value
+
+
+def strings(value: Any, at: str, column: str, names: Sequence[str] | None = None) -> list[str]:
+    """A cell that must be a list of strings; whole numbers are taken by their `names`, or as they are written."""
+    if value is None:
+        raise UserError(f"{at}: {column} is missing")
+    if isinstance(value, str):
+        return text(value, at, column).split()
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{at}: {column} is {shown(value)}, not a list")
+    return [_string(item, f"{at}: {column}[{place}]", names) for place, item in enumerate(value)]
+
+
+def _string(item: Any, at: str, names: Sequence[str] | None) -> str:
+    if type(item) is int:
+        if names is None:
+            return str(item)
+        if not 0 <= item < len(names):
+            raise UserError(f"{at} is {item}, but there are {len(names)} names")
+        return names[item]
+    if not isinstance(item, str) or not item.strip():
+        raise UserError(f"{at} is {shown(item)}, not a string with something in it")
+    return item
+
+
+def identity(table: Table, row: int, column: str | None) -> str | None:
+    """A row's id, where it has one."""
+    value = table.columns[column][row] if column else None
+    return None if value is None else str(value)

@@ -1,0 +1,139 @@
+"""Texts longer than a model takes, as rows that overlap, so that nothing is cut; and where each token stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graftlm.core.errors import UserError
+from graftlm.tasks._features import Features, Reading
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One row of a text, or of a pair's second text.
+
+    `places` of its ids are tokens of that text, which begin with the text's token number `start`; `spans` are the
+    characters [start, end) of each, without white space before it. `special` are the places of no text's tokens.
+    """
+
+    features: Features
+    owner: int
+    start: int
+    places: list[int]
+    spans: list[Span]
+    special: list[int]
+    last: bool
+
+    def context(self, place: int) -> float:
+        """How many tokens stand on the nearer side of the `place`-th token; an end of the text is no border."""
+        before = place if self.start else float("inf")
+        after = float("inf") if self.last else len(self.places) - 1 - place
+        return min(before, after)
+
+
+def windows(texts: Sequence[str], pairs: Sequence[str] | None, reading: Reading, stride: int) -> list[Window]:
+    """The rows of each text, or of each pair with its first text in front of every part of the second.
+
+    Neighbouring rows share `stride` tokens, or half of a row where that is less.
+    """
+    tokenizer = reading.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{type(tokenizer).__name__} is no fast tokenizer, so it does not know where its tokens stand")
+    if not texts:
+        return []
+    room = _room(texts, reading) if pairs is not None else reading.length - tokenizer.num_special_tokens_to_add(False)
+    shared = min(stride, max(0, room // 2))
+    found = tokenizer(
+        list(texts),
+        None if pairs is None else list(pairs),
+        truncation="only_first" if pairs is None else "only_second",
+        max_length=reading.length,
+        stride=shared,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+        verbose=False,
+    )
+    read = texts if pairs is None else pairs
+    rows: list[Window] = []
+    owners: list[int] = found["overflow_to_sample_mapping"]
+    for row, owner in enumerate(owners):
+        before = rows[-1] if rows and rows[-1].owner == owner else None
+        start = before.start + len(before.places) - shared if before is not None else 0
+        last = row + 1 == len(owners) or owners[row + 1] != owner
+        rows.append(_window(found, row, owner, read[owner], start, last, pairs is not None))
+    return rows
+
+
+def _window(found: Any, row: int, owner: int, text: str, start: int, last: bool, paired: bool) -> Window:
+    sequence = found.sequence_ids(row)
+    places = [place for place, which in enumerate(sequence) if which == int(paired)]
+    special = [place for place, which in enumerate(sequence) if which is None]
+    types = found["token_type_ids"][row] if "token_type_ids" in found else None
+    spans = [_without_space(text, *found["offset_mapping"][row][place]) for place in places]
+    return Window(Features(found["input_ids"][row], types), owner, start, places, spans, special, last)
+
+
+def _without_space(text: str, start: int, end: int) -> Span:
+    while start < end and text[start].isspace():
+        start += 1
+    return start, end
+
+
+def _room(firsts: Sequence[str], reading: Reading) -> int:
+    """The tokens that the longest first text leaves in a row."""
+    tokenizer = reading.tokenizer
+    ids = tokenizer(list(firsts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return reading.length - tokenizer.num_special_tokens_to_add(True) - max(map(len, ids))
+
+
+def questioned(pairs: Sequence[tuple[str, str]], reading: Reading, stride: int) -> tuple[list[Window], int]:
+    """The windows of each context behind its question, and how many questions were cut to half of a row.
+
+    `special` holds one place: a special token that has seen the row, the last one where the model is causal. One is
+    put at the end if the tokenizer places none there, and a line break after the question if it places nothing.
+    """
+    between, special = _layout(reading)
+    room = Reading(reading.tokenizer, reading.length - (special is None), reading.causal, reading.strict)
+    questions, long = _halved([question for question, _ in pairs], room)
+    found = windows([question + between for question in questions], [context for _, context in pairs], room, stride)
+    if special is not None:
+        return [replace(window, special=[special % len(window.features.ids)]) for window in found], long
+    end = next((token for token in _ends(reading.tokenizer) if token is not None), 0)
+    return [_ended(window, end) for window in found], long
+
+
+def _layout(reading: Reading) -> tuple[str, int | None]:
+    """What must stand after a question, and which place of a row is a special token that has seen it."""
+    order = reading.tokenizer("a", "a").sequence_ids(0)
+    if not {0, 1} <= {*order}:
+        return "", None
+    between = "" if None in order[order.index(0) : order.index(1)] else "\n"
+    first, last = order[0] is None, order[-1] is None
+    if first and not reading.causal:
+        return between, 0
+    return between, -1 if last else None
+
+
+def _ends(tokenizer: Any) -> list[int | None]:
+    return [tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id]
+
+
+def _ended(window: Window, end: int) -> Window:
+    ids, types = window.features.ids, window.features.types
+    features = Features([*ids, end], None if types is None else [*types, types[-1] if types else 0])
+    return replace(window, features=features, special=[len(ids)])
+
+
+def _halved(texts: Sequence[str], reading: Reading) -> tuple[list[str], int]:
+    """The texts cut to half of the tokens that a row has room for, and how many were cut."""
+    tokenizer = reading.tokenizer
+    most = max(1, (reading.length - tokenizer.num_special_tokens_to_add(True)) // 2)
+    found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    cut = [
+        text[: spans[most - 1][1]] if len(spans) > most else text
+        for text, spans in zip(texts, found["offset_mapping"], strict=True)
+    ]
+    return cut, sum(len(spans) > most for spans in found["offset_mapping"])

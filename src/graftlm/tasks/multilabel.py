@@ -1,0 +1,203 @@
+"""Any number of labels for a text or a pair, by a sigmoid each; the thresholds are tuned on validation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.settings import DataConfig
+from graftlm.tasks import _columns, _rows
+from graftlm.tasks._features import Encoded
+from graftlm.tasks._read import Table
+from graftlm.tasks._task import Details, Problem, TaskData
+
+READS, HEAD, TUNES = "rows", "text", True
+LOWER_IS_BETTER = ("loss", "hamming")
+USUAL = ("labels", "tags", "topics", "categories", "emotions", "label")
+
+
+class Options(Config):
+    """`threshold`: the probability from which a label is given; null tunes one for each label on validation."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+def read(
+    tables: Mapping[str, Table],
+    cut: Mapping[str, Table],
+    config: DataConfig,
+    problem: Problem,
+    labels: Sequence[str] | None,
+) -> TaskData:
+    """Texts and lists of labels; a string is cut at commas. The labels are those of all of train, unless given."""
+    first = next(iter(tables.values()))
+    found = _found(first, config.columns)
+    if "labels" not in found:
+        raise _columns.not_found(first, "labels", "topics")
+    for table in tables.values():
+        for column in (theirs for ours, theirs in found.items() if ours != "id"):
+            _rows.has(table, column)
+    known = tuple(labels) if labels is not None else _labels(tables, found, config.skip_bad)
+    splits: dict[str, list[Example]] = {}
+    notes = [_rows.said(found)]
+    for split, table in cut.items():
+
+        def row_of(row: int, table: Table = table) -> Example:
+            return _indexed(_labelled(table, row, found), known)
+
+        splits[split], left_out = _rows.kept(table, row_of, config.skip_bad)
+        notes += left_out
+    return TaskData(splits, known, "text_pair" in found, tuple(notes))
+
+
+def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
+    """The texts or pairs; labels are not needed."""
+    found = _found(table, given)
+    return [_text(table, row, found) for row in range(len(table))]
+
+
+def _found(table: Table, given: Mapping[str, str]) -> dict[str, str]:
+    """Their column for each of ours."""
+    columns = _columns.find(table, None, {ours: given[ours] for ours in ("text", "text_pair") if ours in given})
+    others = {ours: theirs for ours, theirs in given.items() if ours not in ("text", "text_pair")}
+    rest = _rows.columns(table, others, {"labels": USUAL}, optional=("labels",))
+    pair = {} if columns.text_pair is None else {"text_pair": columns.text_pair}
+    return {"text": columns.text, **pair, **rest}
+
+
+def _labels(tables: Mapping[str, Table], found: Mapping[str, str], skip: bool) -> tuple[str, ...]:
+    source = tables["train"] if "train" in tables else next(iter(tables.values()))
+    examples, _ = _rows.kept(source, lambda row: _labelled(source, row, found), skip)
+    seen = sorted({label for example in examples for label in example.answer})
+    if not seen:
+        raise UserError(f"{source.where} has no label in any row of {found['labels']}")
+    return tuple(seen)
+
+
+def _text(table: Table, row: int, found: Mapping[str, str]) -> Example:
+    at = table.at(row)
+    text, pair = (
+        _rows.text(table.columns[found[ours]][row], at, found[ours]) if ours in found else None
+        for ours in ("text", "text_pair")
+    )
+    return Example(text or "", pair, id=_rows.identity(table, row, found.get("id")), at=at)
+
+
+def _labelled(table: Table, row: int, found: Mapping[str, str]) -> Example:
+    column = found["labels"]
+    value = table.columns[column][row]
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    labels = _rows.strings(value, table.at(row), column, table.names.get(column))
+    return replace(_text(table, row, found), answer=tuple(dict.fromkeys(labels)))
+
+
+def _indexed(example: Example, known: Sequence[str]) -> Example:
+    other = next((label for label in example.answer if label not in known), None)
+    if other is not None:
+        listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+        raise UserError(f'{example.at}: label "{other}" is not among the known ones: {listed}')
+    return replace(example, answer=tuple(float(label in example.answer) for label in known))
+
+
+def outputs(problem: Problem) -> int:
+    """How many numbers a head gives for one example."""
+    return len(problem.labels)
+
+
+def goals(encoded: Encoded) -> Tensor:
+    """1 for each label that an example has, else 0 (rows c)."""
+    bare = next((example for example in encoded.examples if example.answer is None), None)
+    if bare is not None:
+        raise UserError(f"an example without labels: {bare.text[:60]!r}")
+    return torch.tensor([example.answer for example in encoded.examples])
+
+
+def loss(logits: Tensor, goals: Tensor) -> Tensor:
+    """logits (b c), goals (b c) -> (b): the mean of the labels' cross-entropies."""
+    return functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1)
+
+
+def _thresholds(problem: Problem) -> np.ndarray:
+    """The probability from which each label is given (c)."""
+    asked = problem.options.threshold
+    return np.array([problem.tuned.get(label, 0.5) if asked is None else asked for label in problem.labels])
+
+
+def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
+    """The labels that reach their thresholds, and the probability of each."""
+    rows = logits.double().sigmoid().numpy()
+    given = rows >= _thresholds(problem)
+    return [
+        {
+            "labels": [label for label, there in zip(problem.labels, marks, strict=True) if there],
+            "probabilities": dict(zip(problem.labels, row, strict=True)),
+        }
+        for row, marks in zip(rows.tolist(), given.tolist(), strict=True)
+    ]
+
+
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("micro_f1", "macro_f1", "accuracy", "hamming", "loss")
+
+
+def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
+    """F1 over all decisions and as the labels' mean, the share of wholly right rows, and that of wrong decisions."""
+    from sklearn.metrics import f1_score
+
+    true, given = _sides(logits, encoded, problem)
+    scores: Any = {average: f1_score(true, given, average=average, zero_division=0) for average in ("micro", "macro")}  # pyright: ignore[reportArgumentType]
+    return {
+        "micro_f1": float(scores["micro"]),
+        "macro_f1": float(scores["macro"]),
+        "accuracy": float((true == given).all(1).mean()),
+        "hamming": float((true != given).mean()),
+    }
+
+
+def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
+    """Precision, recall, F1 and support of each label."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    true, given = _sides(logits, encoded, problem)
+    columns: Any = precision_recall_fscore_support(true, given, zero_division=0)  # pyright: ignore[reportArgumentType]
+    rows = zip(problem.labels, *(column.tolist() for column in columns), strict=True)
+    return Details([dict(zip(("label", "precision", "recall", "f1", "support"), row, strict=True)) for row in rows])
+
+
+def _sides(logits: Tensor, encoded: Encoded, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """What is true and what is given, as 0 and 1 (rows c)."""
+    given = logits.double().sigmoid().numpy() >= _thresholds(problem)
+    return goals(encoded).int().numpy(), given.astype(int)
+
+
+def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
+    """The problem with each label's threshold of the best F1; one half for a label that no example has."""
+    if problem.options.threshold is not None or not encoded.examples:
+        return problem
+    rows, true = logits.double().sigmoid().nan_to_num().numpy(), goals(encoded).numpy()
+    found = {label: _best(rows[:, place], true[:, place]) for place, label in enumerate(problem.labels)}
+    return replace(problem, tuned=found)
+
+
+def _best(scores: np.ndarray, true: np.ndarray) -> float:
+    """The threshold between two scores that gives the best F1; of equal ones the one nearest to one half."""
+    if not true.any():
+        return 0.5
+    order = np.argsort(-scores, kind="stable")
+    hits, given = np.cumsum(true[order]), np.arange(1, len(order) + 1)
+    f1 = 2 * hits / (given + true.sum())
+    edges = scores[order]
+    middles = (edges + np.append(edges[1:], 0.0)) / 2
+    f1[np.append(edges[1:] == edges[:-1], False)] = -1.0  # equal scores cannot be told apart
+    chosen = max(range(len(order)), key=lambda place: (round(f1[place], 12), -abs(middles[place] - 0.5)))
+    return float(middles[chosen])

@@ -1,0 +1,145 @@
+"""One of several classes that have an order, by the likelihood of stopping at each step up.
+
+An output a step gives the probability of going on from class k to a higher one; their products never cross, as the
+outputs of independent thresholds may (Shi, Cao and Raschka, 2021, arXiv:2111.08851, whose loss this is but for the
+weights of the steps: here a row's loss is the negative log-likelihood of its class).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.settings import DataConfig
+from graftlm.tasks import _columns, _data, _labels, _tag_metrics
+from graftlm.tasks._features import Encoded
+from graftlm.tasks._read import Table
+from graftlm.tasks._task import Details, Problem, TaskData
+
+READS, HEAD, TUNES = "rows", "text", False
+LOWER_IS_BETTER = ("loss", "mae")
+
+
+class Options(Config):
+    """`order`: the classes from the lowest to the highest, needed where they are no whole numbers."""
+
+    order: tuple[str, ...] = ()
+
+
+def read(
+    tables: Mapping[str, Table],
+    cut: Mapping[str, Table],
+    config: DataConfig,
+    problem: Problem,
+    labels: Sequence[str] | None,
+) -> TaskData:
+    """Texts or pairs with a class, as classification reads them; whole numbers are ordered as numbers."""
+    if config.skip_bad:
+        raise UserError('skip_bad = true: the task "ordinal" cannot leave rows out; leave skip_bad out')
+    columns = _columns.find(next(iter(tables.values())), "classification", config.columns)
+    assert columns.answer is not None
+    for table in tables.values():
+        for column in (columns.text, columns.text_pair, columns.answer):
+            if column is not None:
+                _columns.has(table, column)
+    known = labels if labels is not None else problem.options.order or None
+    if known is None:
+        _numbers(tables, columns.answer)
+    rows = {split: range(len(table)) for split, table in cut.items()}
+    found, answers = _data.classes(tables, columns, config, known, rows)
+    splits = {
+        split: _data.examples_of(table, columns, None, answers[split], "classification") for split, table in cut.items()
+    }
+    notes = (columns.said("classification"), f"order: {' < '.join(found)}")
+    return TaskData(splits, found, columns.text_pair is not None, notes)
+
+
+def _numbers(tables: Mapping[str, Table], column: str) -> None:
+    for table in tables.values():
+        for row, key in enumerate(_labels.keys(table, column)):
+            if isinstance(key, str):
+                raise UserError(
+                    f'{table.at(row)}: {column} is "{key}", and the order of names is not known; say it, as '
+                    '-o "task.order=[bad, fair, good]"'
+                )
+
+
+def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
+    """The texts or pairs; classes are not needed."""
+    columns = _columns.find(table, None, {ours: theirs for ours, theirs in given.items() if theirs in table.columns})
+    return _data.examples_of(table, columns, None, [None] * len(table), None)
+
+
+def outputs(problem: Problem) -> int:
+    """A step up between each two classes."""
+    return len(problem.labels) - 1
+
+
+def goals(encoded: Encoded) -> Tensor:
+    """The class indices (rows)."""
+    bare = next((example for example in encoded.examples if example.label is None), None)
+    if bare is not None:
+        raise UserError(f"an example without a label: {bare.text[:60]!r}")
+    return torch.tensor([example.label for example in encoded.examples])
+
+
+def loss(logits: Tensor, goals: Tensor) -> Tensor:
+    """logits (b c−1), goals (b) class indices -> (b)."""
+    return functional.nll_loss(_log_probabilities(logits), goals, reduction="none")
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """logits (b c−1) of going on from each class -> (b c)."""
+    going = functional.logsigmoid(logits).cumsum(-1)  # b c−1
+    arriving = functional.pad(going, (1, 0))  # b c
+    stopping = functional.pad(functional.logsigmoid(-logits), (0, 1))  # b c: the highest class is left by none
+    return arriving + stopping
+
+
+def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
+    """The class in the middle of the distribution, which errs by the fewest steps; and the probability of each."""
+    rows = _log_probabilities(logits.double()).exp()
+    return [
+        {"label": problem.labels[place], "probabilities": dict(zip(problem.labels, row, strict=True))}
+        for place, row in zip(_medians(logits), rows.tolist(), strict=True)
+    ]
+
+
+def _medians(logits: Tensor) -> list[int]:
+    higher = functional.logsigmoid(logits.double()).cumsum(-1).exp()  # the probability of more than class k
+    return (higher > 0.5).sum(-1).tolist()
+
+
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("kappa", "accuracy", "mae", "loss")
+
+
+def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
+    """Cohen's kappa with quadratic weights (0 where one class is all there is), accuracy, and the mean steps off."""
+    from sklearn.metrics import cohen_kappa_score
+
+    true, given = goals(encoded).tolist(), _medians(logits)
+    one = len({*true, *given}) == 1
+    count = max(1, len(true))
+    return {
+        "kappa": 0.0 if one else float(cohen_kappa_score(true, given, weights="quadratic")),
+        "accuracy": sum(map(int.__eq__, true, given)) / count,
+        "mae": sum(abs(a - b) for a, b in zip(true, given, strict=True)) / count,
+    }
+
+
+def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
+    """Precision, recall and F1 of each class, and the counts true by given."""
+    true, given = ([problem.labels[place] for place in side] for side in (goals(encoded).tolist(), _medians(logits)))
+    return _tag_metrics.by_tag([true], [given], problem.labels)
+
+
+def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
+    """Nothing is tuned here."""
+    return problem

@@ -1,0 +1,276 @@
+"""The part of a text that answers a question: long texts in overlapping windows, the best span over all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.settings import DataConfig
+from graftlm.tasks import _rows, _squad
+from graftlm.tasks._answers import answers
+from graftlm.tasks._features import Encoded, Features, Reading
+from graftlm.tasks._read import Table, shown
+from graftlm.tasks._task import Details, Problem, TaskData
+from graftlm.tasks._windows import Span, questioned
+
+READS, HEAD, TUNES = "rows", "tokens", True
+LOWER_IS_BETTER = ("loss",)
+COLUMNS = {
+    "context": ("context", "passage", "paragraph", "document"),
+    "question": ("question", "query"),
+    "answers": ("answers", "answer"),
+}
+KINDS = ("span", "none")  # what an answer can be; the labels of a run
+UNREAD = -100  # the goal of a row that nothing is learned from
+
+
+class Options(Config):
+    """`stride`: tokens that neighbouring windows have in common. `longest`: tokens of the longest answer. `best`: how
+    many answers are given. `threshold`: by how much having no answer must beat the best answer; null tunes it on
+    validation, where the training data has questions without an answer.
+    """
+
+    stride: PositiveInt = 128
+    longest: PositiveInt = 30
+    best: PositiveInt = 5
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An answer: its characters [start, end) in the context, and its logits' sum."""
+
+    start: int
+    end: int
+    score: float
+
+
+def read(
+    tables: Mapping[str, Table],
+    cut: Mapping[str, Table],
+    config: DataConfig,
+    problem: Problem,
+    labels: Sequence[str] | None,
+) -> TaskData:
+    """Questions, contexts and answers; the labels say whether a question of train may have none."""
+    found = _rows.columns(next(iter(tables.values())), config.columns, COLUMNS)
+    for table in tables.values():
+        for ours in COLUMNS:
+            _rows.has(table, found[ours])
+    splits: dict[str, list[Example]] = {}
+    notes = [_rows.said(found)]
+    for split, table in cut.items():
+
+        def row_of(row: int, table: Table = table) -> Example:
+            example = _asked(table, row, found)
+            spans = answers(table.columns[found["answers"]][row], example.text_pair or "", example.at, found["answers"])
+            if labels is not None and "none" not in labels and not spans:
+                raise UserError(f"{example.at}: no answer, but the run was trained on questions that all have one")
+            return Example(example.text, example.text_pair, id=example.id, at=example.at, answer=spans)
+
+        splits[split], left_out = _rows.kept(table, row_of, config.skip_bad)
+        notes += left_out
+    source = splits.get("train") or next(iter(splits.values()))
+    if labels is None:
+        labels = KINDS if any(not example.answer for example in source) else KINDS[:1]
+    none = sum(not example.answer for example in source)
+    notes += [f"{none} of {len(source)} questions have no answer"] if none else []
+    return TaskData(splits, tuple(labels), True, tuple(notes))
+
+
+def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
+    """The questions and contexts; answers are not needed."""
+    found = _rows.columns(table, given, COLUMNS, optional=("answers",))
+    return [_asked(table, row, found) for row in range(len(table))]
+
+
+def _asked(table: Table, row: int, found: Mapping[str, str]) -> Example:
+    at = table.at(row)
+    question, context = (
+        _rows.text(table.columns[found[ours]][row], at, found[ours]) for ours in ("question", "context")
+    )
+    if not context.strip():
+        raise UserError(f"{at}: {found['context']} is blank")
+    return Example(question, context, id=_rows.identity(table, row, found.get("id")), at=at)
+
+
+def outputs(problem: Problem) -> int:
+    """A token's logits as an answer's first one and as its last."""
+    return 2
+
+
+def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> Encoded:
+    """Rows of the question and a window of the context. A row's first place is a special token, for no answer.
+
+    An answer that lies whole in no window is an error where `reading` is strict, else nothing is learned from it.
+    """
+    options: Options = problem.options
+    found, long = questioned([(each.text, each.text_pair or "") for each in examples], reading, options.stride)
+    rows = [
+        Features(window.features.ids, window.features.types, [window.special[0], *window.places]) for window in found
+    ]
+    encoded = Encoded(examples, rows, [window.owner for window in found], [[None, *window.spans] for window in found])
+    lost = [example for owner, example in enumerate(examples) if example.answer and not _held(encoded, owner)]
+    if lost and reading.strict:
+        start, end = lost[0].answer[0]
+        raise UserError(
+            f"{lost[0].at}: the answer {shown((lost[0].text_pair or '')[start:end])} lies whole in no window; a larger "
+            "max_length or task.stride would hold it, and --skip-bad leaves such questions out"
+        )
+    parts = sum(len(own) > 1 for own in encoded.windows.values())
+    notes = [f"{parts} contexts are longer than {reading.length} tokens and are read in windows"] if parts else []
+    notes += [f"{long} questions are longer than half of {reading.length} tokens and were cut"] if long else []
+    notes += [f"{len(lost)} answers lie whole in no window, and count as wrong"] if lost else []
+    return Encoded(examples, rows, encoded.owners, encoded.meaning, tuple(notes))
+
+
+def _held(encoded: Encoded, owner: int) -> bool:
+    return any(_places(encoded, row, encoded.examples[owner].answer) is not None for row in encoded.windows[owner])
+
+
+def _places(encoded: Encoded, row: int, spans: Sequence[Span]) -> tuple[int, int] | None:
+    """The places of the first and last token of the first answer that a row holds whole; None if it holds none."""
+    tokens = [
+        (place, span) for place, span in enumerate(encoded.meaning[row]) if span is not None and span[0] < span[1]
+    ]
+    for start, end in spans:
+        own = [place for place, span in tokens if span[0] < end and start < span[1]]
+        if own and tokens[0][1][0] <= start and end <= tokens[-1][1][1]:
+            return own[0], own[-1]
+    return None
+
+
+def goals(encoded: Encoded) -> Tensor:
+    """The places (rows 2) of an answer's first and last token, 0 where a row holds none, −100 where no row does."""
+    rows: list[tuple[int, int]] = []
+    for row, owner in enumerate(encoded.owners):
+        example = encoded.examples[owner]
+        if example.answer is None:
+            raise UserError(f"a question without answers: {example.text[:60]!r}")
+        unread = bool(example.answer) and not _held(encoded, owner)
+        rows.append((UNREAD, UNREAD) if unread else _places(encoded, row, example.answer) or (0, 0))
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, 2)
+
+
+def loss(logits: Tensor, goals: Tensor) -> Tensor:
+    """logits (b w 2), goals (b 2) -> (b): the mean of the start's and the end's."""
+    return functional.cross_entropy(logits, goals, ignore_index=UNREAD, reduction="none").mean(1)
+
+
+def _candidates(logits: Tensor, encoded: Encoded, options: Options) -> list[tuple[list[Candidate], float]]:
+    """For each example the best spans over its windows, best first, and the least score of no answer in any window."""
+    found: list[tuple[list[Candidate], float]] = []
+    for owner in range(len(encoded.examples)):
+        best: dict[Span, float] = {}
+        none = float("inf")
+        for row in encoded.windows.get(owner, ()):
+            none = min(none, float(logits[row, 0].sum()))
+            for candidate in _in_window(logits[row], encoded.meaning[row], options):
+                span = (candidate.start, candidate.end)
+                best[span] = max(best.get(span, -torch.inf), candidate.score)
+        ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[: options.best]
+        found.append(([Candidate(*span, score) for span, score in ranked], none))
+    return found
+
+
+def _in_window(logits: Tensor, meaning: Sequence[Span | None], options: Options) -> list[Candidate]:
+    """logits (w 2) -> the best spans of one window, at most `options.longest` tokens long."""
+    places = [place for place, span in enumerate(meaning) if span is not None and span[0] < span[1]]
+    if not places:
+        return []
+    scores = logits[places].double().nan_to_num(nan=-1e30)  # w 2
+    pairs = scores[:, None, 0] + scores[None, :, 1]  # starts ends
+    allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(options.longest - 1)
+    flat = pairs.masked_fill(~allowed, -torch.inf).flatten()
+    top = flat.topk(min(options.best, int(allowed.sum())))
+    chosen: list[Candidate] = []
+    for score, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+        first, last = divmod(index, len(places))
+        start, end = meaning[places[first]], meaning[places[last]]
+        assert start is not None
+        assert end is not None
+        chosen.append(Candidate(start[0], end[1], score))
+    return chosen
+
+
+def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
+    """The best answer with its characters [start, end) in the context, and the next ones; "" where there is none.
+
+    Scores are shares of probability among the answers that are listed, and of none where that is an answer.
+    """
+    options: Options = problem.options
+    said: list[dict[str, Any]] = []
+    for example, (best, none) in zip(encoded.examples, _candidates(logits, encoded, options), strict=True):
+        context = example.text_pair or ""
+        scores = [candidate.score for candidate in best] + ([none] if "none" in problem.labels else [])
+        shares = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
+        listed = [
+            {"answer": context[each.start : each.end], "start": each.start, "end": each.end, "score": share}
+            for each, share in zip(best, shares, strict=False)
+        ]
+        nothing = {"answer": "", "start": None, "end": None, "score": shares[-1] if shares else 1.0}
+        empty = not best or _none(best, none, problem)
+        said.append({**(nothing if empty else listed[0]), "best": listed})
+    return said
+
+
+def _none(best: Sequence[Candidate], none: float, problem: Problem) -> bool:
+    asked = problem.options.threshold
+    threshold = asked if asked is not None else problem.tuned.get("threshold", 0.0)
+    return "none" in problem.labels and none - best[0].score > threshold
+
+
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("f1", "exact_match", *(("answered_f1", "none_accuracy") if "none" in problem.labels else ()), "loss")
+
+
+def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
+    """F1 and exact match by SQuAD's rules, from 0 to 1; where questions may have no answer, each side of them too."""
+    given = [answer["answer"] for answer in decode(logits, encoded, problem)]
+    right = [_right(example) for example in encoded.examples]
+    f1 = [_squad.f1(answer, own) for answer, own in zip(given, right, strict=True)]
+    exact = [_squad.exact(answer, own) for answer, own in zip(given, right, strict=True)]
+    found = {"f1": _mean(f1), "exact_match": _mean(exact)}
+    if "none" in problem.labels:
+        found["answered_f1"] = _mean([score for score, own in zip(f1, right, strict=True) if own])
+        found["none_accuracy"] = _mean([score for score, own in zip(exact, right, strict=True) if not own])
+    return found
+
+
+def _right(example: Example) -> list[str]:
+    return [(example.text_pair or "")[start:end] for start, end in example.answer]
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / max(1, len(scores))
+
+
+def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
+    """Nothing: a span has no classes."""
+    return Details()
+
+
+def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
+    """The problem with the threshold of no answer that gives the best F1; as it is where a question always has one."""
+    if "none" not in problem.labels or not encoded.examples:
+        return problem
+    sides: list[tuple[float, float]] = []
+    for example, (best, none) in zip(encoded.examples, _candidates(logits, encoded, problem.options), strict=True):
+        right, context = _right(example), example.text_pair or ""
+        gain = _squad.f1(context[best[0].start : best[0].end], right) - _squad.f1("", right) if best else 0.0
+        sides.append((none - best[0].score if best else float("inf"), gain))
+    sides.sort()
+    gains = [0.0]
+    for _, gain in sides:
+        gains.append(gains[-1] + gain)
+    answered = max(range(len(gains)), key=lambda count: (gains[count], -abs(count - len(sides) / 2)))
+    edges = [sides[0][0] - 2.0, *(margin for margin, _ in sides), sides[-1][0] + 2.0]
+    return replace(problem, tuned={"threshold": (edges[answered] + edges[answered + 1]) / 2})

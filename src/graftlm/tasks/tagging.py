@@ -1,0 +1,302 @@
+"""A tag for each word: named entities (BIO or BIOES), parts of speech, slots; the head reads one sub-word of each."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.settings import DataConfig
+from graftlm.tasks import _rows, _schemes, _tag_metrics
+from graftlm.tasks._features import Encoded, Features, Reading
+from graftlm.tasks._read import Table, shown
+from graftlm.tasks._task import Details, Problem, TaskData
+from graftlm.tasks._windows import Span, Window, windows
+
+READS, HEAD, TUNES = "rows", "tokens", False
+LOWER_IS_BETTER = ("loss",)
+COLUMNS = {
+    "tokens": ("tokens", "words", "text", "sentence"),
+    "tags": ("ner_tags", "pos_tags", "upos", "slots", "deprel", "labels", "tags"),
+}
+UNREAD = -100  # the goal of a place that stands for no word
+Found = tuple[str | None, float]  # a word's tag, None where no token is its own, and the tag's probability
+
+
+class Options(Config):
+    """`scheme`: what tags mean; "auto" takes BIO or BIOES where all tags are so written. `repair`: tags that break the
+    scheme are mended, where the first one would be an error. `subword`: which token of a word is read. `stride`: tokens
+    that neighbouring parts of a text longer than the model takes have in common.
+    """
+
+    scheme: Literal["auto", "bio", "bioes", "plain"] = "auto"
+    repair: bool = False
+    subword: Literal["first", "last"] = "first"
+    stride: PositiveInt = 32
+
+
+def read(
+    tables: Mapping[str, Table],
+    cut: Mapping[str, Table],
+    config: DataConfig,
+    problem: Problem,
+    labels: Sequence[str] | None,
+) -> TaskData:
+    """Words and tags of the `cut` tables: two lists of equal length, or two strings with white space between.
+
+    The labels are those of all of train, unless they are given.
+    """
+    found = _rows.columns(next(iter(tables.values())), config.columns, COLUMNS)
+    for table in tables.values():
+        for column in (found["tokens"], found["tags"]):
+            _rows.has(table, column)
+    known = tuple(labels) if labels is not None else _labels(tables, found, problem, config.skip_bad)
+    kind = _schemes.scheme(known, problem.options.scheme)
+    notes = [_rows.said(found), f"tags: {len(known)} labels, {_schemes.SAID[kind]}"]
+    splits: dict[str, list[Example]] = {}
+    for split, table in cut.items():
+
+        def row_of(row: int, table: Table = table) -> Example:
+            return _indexed(_tagged(table, row, found), known, kind, problem.options.repair)
+
+        splits[split], left_out = _rows.kept(table, row_of, config.skip_bad)
+        notes += left_out
+        mended = sum("mended" in example.meta for example in splits[split])
+        notes += [f"{mended} of {len(splits[split])} examples of {split} had tags that were mended"] if mended else []
+    return TaskData(splits, known, False, tuple(notes))
+
+
+def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
+    """The words to tag; tags are not needed."""
+    found = _rows.columns(table, given, COLUMNS, optional=("tags",))
+    return [_words(table, row, found) for row in range(len(table))]
+
+
+def _labels(tables: Mapping[str, Table], found: Mapping[str, str], problem: Problem, skip: bool) -> tuple[str, ...]:
+    source = tables["train"] if "train" in tables else next(iter(tables.values()))
+    examples, _ = _rows.kept(source, lambda row: _tagged(source, row, found), skip)
+    seen = {tag for example in examples for tag in example.answer}
+    if len(seen) < 2:
+        raise UserError(f"{source.where} has one tag only ({shown(next(iter(seen), ''))}); a tagger needs two or more")
+    return _schemes.completed(sorted(seen), _schemes.scheme(sorted(seen), problem.options.scheme))
+
+
+def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
+    """A row's words as characters of its text; words in a list are joined by spaces."""
+    at, column = table.at(row), found["tokens"]
+    value = table.columns[column][row]
+    identity = _rows.identity(table, row, found.get("id"))
+    if isinstance(value, str):
+        return Example(_rows.text(value, at, column), words=_split(value), id=identity, at=at)
+    words = _rows.strings(value, at, column)
+    text = _rows.text(" ".join(words), at, column)
+    spans: list[Span] = []
+    start = 0
+    for word in words:
+        spans.append((start, start + len(word)))
+        start += len(word) + 1
+    return Example(text, words=tuple(spans), id=identity, at=at)
+
+
+def _split(text: str) -> tuple[Span, ...]:
+    return tuple(match.span() for match in re.finditer(r"\S+", text))
+
+
+def _tagged(table: Table, row: int, found: Mapping[str, str]) -> Example:
+    """A row's words with its tags as they are written."""
+    example, column = _words(table, row, found), found["tags"]
+    tags = _rows.strings(table.columns[column][row], example.at, column, table.names.get(column))
+    words = len(example.words or ())
+    if len(tags) != words:
+        raise UserError(f"{example.at}: {words} words in {found['tokens']}, but {len(tags)} tags in {column}")
+    if not words:
+        raise UserError(f"{example.at}: {found['tokens']} is empty")
+    return replace(example, answer=tuple(tags))
+
+
+def _indexed(example: Example, known: Sequence[str], kind: _schemes.Scheme, repair: bool) -> Example:
+    """The example with its tags as places among the labels, once they are as the scheme spells them."""
+    right = _schemes.mended(example.answer, kind)
+    wrong = next((place for place, tag in enumerate(example.answer) if tag != right[place]), None)
+    if wrong is not None and not repair:
+        before = example.answer[wrong - 1] if wrong else "the start"
+        raise UserError(
+            f'{example.at}: tag {wrong + 1} is "{example.answer[wrong]}" after "{before}", where {kind.upper()} writes '
+            f'"{right[wrong]}"; task.repair = true mends such tags'
+        )
+    other = next((tag for tag in right if tag not in known), None)
+    if other is not None:
+        listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+        raise UserError(f'{example.at}: tag "{other}" is not among the known ones: {listed}')
+    answer = tuple(known.index(tag) for tag in right)
+    return replace(example, answer=answer, meta={"mended": True} if wrong is not None else {})
+
+
+def outputs(problem: Problem) -> int:
+    """How many numbers a head gives for one word."""
+    return len(problem.labels)
+
+
+def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> Encoded:
+    """Rows whose places are the first (or last) sub-words; each word is read in the row that shows most around it."""
+    examples = [
+        example if example.words is not None else replace(example, words=_split(example.text)) for example in examples
+    ]
+    options: Options = problem.options
+    parts: dict[int, list[Window]] = {}
+    for window in windows([example.text for example in examples], None, reading, options.stride):
+        parts.setdefault(window.owner, []).append(window)
+    rows: list[Features] = []
+    owners: list[int] = []
+    meaning: list[list[int | None]] = []
+    read_words = 0
+    for owner, own in parts.items():
+        chosen = _chosen(examples[owner].words or (), own, options.subword == "last")
+        read_words += len(chosen)
+        for number, window in enumerate(own):
+            here = {place: word for word, (which, place) in chosen.items() if which == number}
+            places = sorted(here)
+            ids = window.features.ids or [reading.tokenizer.eos_token_id or 0]
+            types = window.features.types if window.features.ids or window.features.types is None else [0]
+            rows.append(Features(ids, types, [window.places[place] for place in places] or [0]))
+            meaning.append([here[place] for place in places] or [None])
+            owners.append(owner)
+    return Encoded(examples, rows, owners, meaning, _notes(examples, parts, read_words, reading))
+
+
+def _chosen(words: Sequence[Span], parts: Sequence[Window], last: bool) -> dict[int, tuple[int, int]]:
+    """For each word that has a token, the part that it is read in and which of the part's tokens is read."""
+    tokens: dict[int, Span] = {}
+    for part in parts:
+        tokens |= dict(enumerate(part.spans, part.start))
+    chosen: dict[int, tuple[int, int]] = {}
+    token = 0
+    for word, (start, end) in enumerate(words):
+        while token in tokens and tokens[token][1] <= start:
+            token += 1
+        own = token
+        while own in tokens and (tokens[own][1] <= start or tokens[own][0] == tokens[own][1]):
+            own += 1
+        if own not in tokens or tokens[own][0] >= end:
+            continue
+        while last and own + 1 in tokens and tokens[own + 1][0] < end:
+            own += 1
+        holding = [
+            (part.context(own - part.start), -number)
+            for number, part in enumerate(parts)
+            if part.start <= own < part.start + len(part.spans)
+        ]
+        number = -max(holding)[1]
+        chosen[word] = (number, own - parts[number].start)
+    return chosen
+
+
+def _notes(
+    examples: Sequence[Example], parts: Mapping[int, Sequence[Window]], read_words: int, reading: Reading
+) -> tuple[str, ...]:
+    long = sum(len(own) > 1 for own in parts.values())
+    lost = sum(len(example.words or ()) for example in examples) - read_words
+    notes = [f"{long} texts are longer than {reading.length} tokens and are read in parts that overlap"] if long else []
+    return (
+        (*notes, f"{lost} words have no token of their own and are left without a tag, which counts as wrong")
+        if lost
+        else tuple(notes)
+    )
+
+
+def goals(encoded: Encoded) -> Tensor:
+    """The tags' indices (rows places), −100 where nothing is read."""
+    rows: list[Tensor] = []
+    for owner, words in zip(encoded.owners, encoded.meaning, strict=True):
+        example = encoded.examples[owner]
+        if example.answer is None:
+            raise UserError(f"an example without tags: {example.text[:60]!r}")
+        rows.append(torch.tensor([UNREAD if word is None else example.answer[word] for word in words]))
+    return pad_sequence(rows, batch_first=True, padding_value=UNREAD) if rows else torch.zeros(0, 0, dtype=torch.long)
+
+
+def loss(logits: Tensor, goals: Tensor) -> Tensor:
+    """logits (b w c), goals (b w') -> (b): the mean of a row's words."""
+    width = min(logits.shape[1], goals.shape[1])
+    goals = goals[:, :width]
+    each = functional.cross_entropy(logits[:, :width].mT, goals, ignore_index=UNREAD, reduction="none")  # b w
+    return each.sum(1) / (goals != UNREAD).sum(1).clamp(min=1)
+
+
+def _found(logits: Tensor, encoded: Encoded, problem: Problem) -> list[list[Found]]:
+    """Each example's words' likeliest tags."""
+    found: list[list[Found]] = [[(None, 0.0)] * len(example.words or ()) for example in encoded.examples]
+    best = logits.double().softmax(-1).max(-1)
+    values, indices = best.values.tolist(), best.indices.tolist()
+    for row, (owner, words) in enumerate(zip(encoded.owners, encoded.meaning, strict=True)):
+        for place, word in enumerate(words):
+            if word is not None:
+                found[owner][word] = (problem.labels[indices[row][place]], values[row][place])
+    return found
+
+
+def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
+    """The words, their tags, and by BIO or BIOES the entities with their characters [start, end) in the text."""
+    kind = _schemes.scheme(problem.labels, problem.options.scheme)
+    answers: list[dict[str, Any]] = []
+    for example, found in zip(encoded.examples, _found(logits, encoded, problem), strict=True):
+        spans = example.words or ()
+        tags = [tag for tag, _ in found]
+        answer: dict[str, Any] = {"text": example.text, "words": [example.text[s:e] for s, e in spans], "tags": tags}
+        if kind != "plain":
+            answer["tags"] = [tag or "O" for tag in tags]
+            answer["entities"] = [
+                {
+                    "type": name,
+                    "start": spans[first][0],
+                    "end": spans[last][1],
+                    "text": example.text[spans[first][0] : spans[last][1]],
+                    "score": sum(score for _, score in found[first : last + 1]) / (last + 1 - first),
+                }
+                for name, first, last in _schemes.entities(answer["tags"])
+            ]
+        answers.append(answer)
+    return answers
+
+
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    plain = _schemes.scheme(problem.labels, problem.options.scheme) == "plain"
+    return ("accuracy", "macro_f1", "loss") if plain else ("f1", "precision", "recall", "accuracy", "loss")
+
+
+def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
+    """seqeval's precision, recall and F1 of entities and its accuracy of tags; of plain tags accuracy and macro-F1."""
+    true, predicted = _compared(logits, encoded, problem)
+    if measures(problem)[0] == "f1":
+        return _tag_metrics.entity_metrics(true, predicted)
+    return _tag_metrics.tag_metrics(true, predicted)
+
+
+def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
+    """Precision, recall and F1 of each type of entity, or of each tag with the confusion matrix."""
+    true, predicted = _compared(logits, encoded, problem)
+    if measures(problem)[0] == "f1":
+        return Details(_tag_metrics.by_type(true, predicted))
+    return _tag_metrics.by_tag(true, predicted, problem.labels)
+
+
+def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
+    """Nothing is tuned here."""
+    return problem
+
+
+def _compared(logits: Tensor, encoded: Encoded, problem: Problem) -> tuple[list[list[str]], list[list[str]]]:
+    """The true and the predicted tags; a word that was not read is "O" among entities, else no label at all."""
+    unread = "O" if measures(problem)[0] == "f1" else ""
+    true = [[problem.labels[index] for index in example.answer] for example in encoded.examples]
+    found = _found(logits, encoded, problem)
+    return true, [[tag if tag is not None else unread for tag, _ in words] for words in found]
