@@ -18,6 +18,7 @@ from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
 from graftlm.recipes._model import build
 from graftlm.tasks import Features, load, parse
+from reliability.runs import Killed, Killing, left
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
@@ -188,3 +189,16 @@ def test_several_labels_are_merged_and_heads_that_plain_models_lack_are_not(tmp_
         with pytest.raises(graftlm.UserError, match=f"the head of {task} has no place in a plain sequence classifier"):
             graftlm.merge(tmp_path / task, tmp_path / "other")
         assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_a_task_that_was_killed_goes_on_to_the_same_bits(task: str, tmp_path: Path) -> None:
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS[task](40)), "split": {"train": 0.6, "validation": 0.4}}
+    training = {**SHORT, "max_steps": 6, "eval_steps": 2, "save_steps": 1}
+    given = {"model": model, "task": task, "data": data, "method": METHODS["lora"], "training": training}
+    graftlm.fit(**given, out=tmp_path / "whole")
+    with pytest.raises(Killed):
+        graftlm.fit(**given, out=tmp_path / "killed", reporter=Killing(3))
+    graftlm.fit(resume=tmp_path / "killed")
+    assert left(tmp_path / "killed") == left(tmp_path / "whole")
