@@ -7,6 +7,7 @@ process's id, and once that ends with its status and what it said.
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 
@@ -40,6 +41,7 @@ def main() -> None:
 def work(request: dict, writing: int) -> None:
     found = 1
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(writing, 1)
         os.dup2(writing, 2)
