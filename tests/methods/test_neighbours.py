@@ -69,8 +69,7 @@ def losses(family: str, runs: list[str], sick: str | None, mixed: bool) -> dict[
     return {run: {name: x.detach() for name, x in attached.parameters_of(run).items()} for run in runs}
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("family", BASIC)
+@pytest.mark.parametrize(("family", "mixed"), [("bert", False), ("gpt2", True), ("llama", False)])
 def test_nan_in_any_one_run_leaves_all_others_bits_as_they_are(family: str, mixed: bool) -> None:
     runs = methods_of(family)
     healthy = losses(family, runs, None, mixed)
