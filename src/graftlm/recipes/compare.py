@@ -106,14 +106,16 @@ def _groups(config: CompareConfig, runs: Sequence[Run], sites: Sites, free: int)
     """Runs that train together, in order; those that train the base, or with its dropout, are alone."""
     alone = [run for run in runs if config.training.base_dropout or selects(run.method, sites)]
     shared = [run for run in runs if run not in alone]
-    width = config.together or _fitting(config, sites, free)
+    width = config.together or _fitting(config, runs[0].data, sites, free)
     packed = [shared[first : first + width] for first in range(0, len(shared), width)]
     return [*packed, *([run] for run in alone)]
 
 
-def _fitting(config: CompareConfig, sites: Sites, free: int) -> int:
+def _fitting(config: CompareConfig, data: TaskData, sites: Sites, free: int) -> int:
     """How many runs of the longest texts half of the free memory holds."""
-    length = config.training.max_length or min(sites.positions or 512, 512)
+    texts = [f"{example.text} {example.text_pair or ''}" for example in data.splits["train"]]
+    longest = max(max(2 * len(text.split()), len(text.encode()) // 4) for text in texts) + 2
+    length = min(longest, config.training.max_length or sites.positions or longest)
     needed = estimate(config.training, config.training.batch_size * length, len(sites.blocks) or 1, sites.width)
     return max(1, min(MOST, free // 2 // needed))
 
@@ -126,11 +128,10 @@ def _say(groups: Sequence[Sequence[Run]], runs: Sequence[Run], reporter: Reporte
 
 def _test(run: Run) -> TaskData | None:
     """The test split, if there is one."""
-    problem, data = run.problem, run.config.data
-    try:
-        return tasks.load(data, problem, splits=("test",), labels=run.data.labels)
-    except UserError:
+    data = run.config.data
+    if "test" not in tasks.locate(data, None).found:
         return None
+    return tasks.load(data, run.problem, splits=("test",), labels=run.data.labels)
 
 
 def _train(runs: Sequence[Run], test: TaskData | None, stopper: Stopper, reporter: Reporter) -> None:
