@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graftlm.api import evaluate, export_peft, fit, import_peft, load, merge
+    from graftlm.api import compare, evaluate, export_peft, fit, import_peft, load, merge
     from graftlm.core.errors import UserError
     from graftlm.core.settings import DataConfig, FitConfig, HeadConfig, TrainingConfig
     from graftlm.methods import attach
@@ -23,6 +23,7 @@ _PLACES = {
     "TrainingConfig": "graftlm.core.settings",
     "UserError": "graftlm.core.errors",
     "attach": "graftlm.methods",
+    "compare": "graftlm.api",
     "evaluate": "graftlm.api",
     "export_peft": "graftlm.api",
     "fit": "graftlm.api",
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingConfig",
     "UserError",
     "attach",
+    "compare",
     "evaluate",
     "export_peft",
     "fit",

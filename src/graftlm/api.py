@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graftlm.core.comparison import CompareConfig
 from graftlm.core.config import merged
 from graftlm.core.errors import Stopped, UserError
 from graftlm.core.records import Evaluation, RunRecord
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import DataConfig, FitConfig
+from graftlm.recipes import compare as _compare
 from graftlm.recipes import evaluate as _evaluate
 from graftlm.recipes import export as _export
 from graftlm.recipes import fit as _fit
@@ -109,3 +111,13 @@ def import_peft(
 ) -> Path:
     """Reads an adapter that PEFT wrote into a run's folder, and gives that."""
     return _import.import_peft(folder, out, model=model, task=task, labels=labels, reporter=reporter)
+
+
+def compare(
+    *,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> _compare.Comparison:
+    """Trains many runs in one pass over one base: CompareConfig's options (`model`, `data`, `methods`, `seeds`, …)."""
+    return _compare.compare(CompareConfig.parse(options), reporter, resume=resume)

@@ -12,7 +12,7 @@ import pytest
 import graftlm
 from graftlm.cli.main import code
 
-COMMANDS = ("fit", "evaluate", "predict", "merge", "export", "import", "sites", "methods", "models")
+COMMANDS = ("fit", "compare", "evaluate", "predict", "merge", "export", "import", "sites", "methods", "models")
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "pandas", "numpy", "accelerate")
 LIGHT = [["--help"], *([name, "--help"] for name in COMMANDS), ["methods"], ["models"]]
 PROGRAM = f"""
@@ -81,7 +81,9 @@ def test_the_examples_work_as_printed(
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
         (example,) = _example(_help(capfd, command))
-        fewer = ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20}"] if command == "fit" else []
+        fewer = (
+            ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20}"] if command in ("fit", "compare") else []
+        )
         assert code([*example[1:], *fewer]) == 0, capfd.readouterr().err
     assert Path("runs/tweets/adapter").is_dir()
     assert Path("runs/tweets-merged/config.json").exists()

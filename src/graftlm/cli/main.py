@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graftlm.cli.compare import compare
 from graftlm.cli.evaluate import evaluate
 from graftlm.cli.export import export
 from graftlm.cli.fit import fit
@@ -24,7 +25,7 @@ FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, er
 INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (fit, evaluate, predict, merge, export, import_, sites, methods, models):
+for command in (fit, compare, evaluate, predict, merge, export, import_, sites, methods, models):
     app.command(command.__name__.rstrip("_"))(command)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from graftlm.core.settings import HeadConfig
 from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
-from graftlm.sites import Act, Branch, Sites, Tensors, Tokens
+from graftlm.sites import Branch, Sites, Tensors, Tokens
 from graftlm.tasks import SequenceHead, head_keys
 
 # Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
@@ -24,19 +24,19 @@ def method_form(method: MethodConfig, sites: Sites) -> PeftForm | None:
     return None
 
 
-def run_form(form: PeftForm | None, model: TaskModel, head: HeadConfig) -> PeftForm | None:
+def run_form(form: PeftForm | None, model: TaskModel, head: HeadConfig, run: str = "run") -> PeftForm | None:
     """The method and the head; None where PEFT has no words for one of them."""
     with suppress(NoWordsError):
-        return None if form is None else with_head(form, model, head)
+        return None if form is None else with_head(form, model, head, run)
     return None
 
 
-def with_head(form: PeftForm, model: TaskModel, head: HeadConfig) -> PeftForm:
+def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "run") -> PeftForm:
     """A method's form with the head beside it, as PEFT's SEQ_CLS saves it, for a head of tokens its TOKEN_CLS or
     QUESTION_ANS; NoWordsError where it cannot be said."""
     sites = model.attached.sites
     if isinstance(model.head, SequenceHead):
-        _sayable(model, head)
+        _sayable(model, head, run)
         assert sites.head is not None
         kind, paths = "SEQ_CLS", head_keys(model.head, sites.head, sites.class_prefix)
     else:
@@ -73,7 +73,7 @@ def _token_paths(form: PeftForm, model: TaskModel) -> tuple[str, dict[str, str]]
     return kind, {f"head.{part}": f"{layer}.{part}" for part in ("weight", "bias")}
 
 
-def _sayable(model: TaskModel, head: HeadConfig) -> None:
+def _sayable(model: TaskModel, head: HeadConfig, run: str) -> None:
     sites = model.attached.sites
     if sites.head is None:
         raise NoWordsError(
@@ -84,21 +84,17 @@ def _sayable(model: TaskModel, head: HeadConfig) -> None:
             f"PEFT has no words for pooling = {head.pooling}: it takes the architecture's own, which is the default"
         )
     dense = model.head.dense_path if model.head.trains_dense else None
-    if dense and any(isinstance(act, Branch) and act.site.module == dense for act in _acts(model)):
+    if dense and any(isinstance(act, Branch) and act.site.module == dense for act in model.attached.acts[run]):
         raise NoWordsError(
             f"PEFT trains {dense} whole or through a method, not both; this base lacks it, so a run trains it whole: "
             "name the method's sites without it"
         )
-    prompted = any(isinstance(act, Tokens) for act in _acts(model))
+    prompted = any(isinstance(act, Tokens) for act in model.attached.acts[run])
     if prompted and sites.head.pool != "last" and head.pooling == "default":
         raise NoWordsError(
             f"PEFT counts a prompt's virtual tokens when {sites.family}'s head pools (the {sites.head.pool} token), "
             "ours does not; train with head.pooling = virtual for a run that PEFT can read"
         )
-
-
-def _acts(model: TaskModel) -> list[Act]:
-    return [act for own in model.attached.acts.values() for act in own]
 
 
 def _module(path: str, sites: Sites) -> str:

@@ -3,6 +3,7 @@
 from graftlm.tasks._data import load, read_texts
 from graftlm.tasks._features import Encoded, Features, Reading, collate, encode, read_places
 from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, guessed_head, head_keys
+from graftlm.tasks._source import locate
 from graftlm.tasks._task import PACKAGE, Details, Problem, TaskData, parse, task
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "guessed_head",
     "head_keys",
     "load",
+    "locate",
     "parse",
     "read_places",
     "read_texts",

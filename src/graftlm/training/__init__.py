@@ -2,7 +2,7 @@
 
 from graftlm.training._batches import epoch_batches, sorted_batches
 from graftlm.training._keeping import Halted, Keeping, Leave
-from graftlm.training._loop import train
+from graftlm.training._loop import Losses, train
 from graftlm.training._memory import out_of_memory
 from graftlm.training._optim import optimizers
 from graftlm.training._state import Outcome, Plan, Snapshot, steps_of
@@ -11,6 +11,7 @@ __all__ = [
     "Halted",
     "Keeping",
     "Leave",
+    "Losses",
     "Outcome",
     "Plan",
     "Snapshot",

@@ -1,0 +1,77 @@
+"""`graftlm compare`: train many methods, rates and seeds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graftlm.cli._options import given, layered, read_config
+from graftlm.core.errors import UserError
+
+
+def compare(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="config.yaml", help="A YAML file of options; flags win.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="See graftlm models.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="A folder of splits, a datasets name.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAME,…", help="As lora,bitfit,lora+prefix.")] = None,
+    lr: Annotated[str | None, typer.Option(metavar="X,…", help="Learning rates; else each method's own.")] = None,
+    shots: Annotated[str | None, typer.Option(metavar="N,…", help="Few-shot: N examples a label.")] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", help="How many seeds, from 0 on.")] = None,
+    together: Annotated[int | None, typer.Option(metavar="N", help="The most runs in one pass.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The comparison's new folder.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="As training.epochs=5.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a comparison; runs that ended are kept.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
+) -> None:
+    """Train many methods, rates and seeds in one pass over one base.
+
+    The folder that it leaves holds results.csv, and under runs/ an ordinary folder for each run.
+
+    \b
+    Example:
+      graftlm compare --model minilm --data examples/data/tweets --shots 16 \\
+        --methods lora,bitfit,prefix --seeds 3 --out runs/compared
+    """
+    from graftlm.cli._console import ConsoleReporter, hush
+    from graftlm.core.comparison import CompareConfig
+
+    flags = given(
+        model=model,
+        data={"path": data} if data else None,
+        methods=_listed(methods, "--methods"),
+        learning_rates=_listed(lr, "--lr"),
+        shots=_listed(shots, "--shots"),
+        seeds=seeds,
+        together=together,
+        out=str(resume) if resume and out is None else out,
+    )
+    values = layered(read_config(config), flags, option or [])
+    hush()
+    from graftlm.recipes.compare import compare as job
+    from graftlm.recipes.compare import resumed
+
+    if resume is not None and set(values) <= {"out"}:
+        resolved = resumed(resume)
+    else:
+        for name in ("model", "data", "methods", "out"):
+            if not values.get(name):
+                raise UserError(f"--{name} is missing; see graftlm compare --help")
+        resolved = CompareConfig.parse(values)
+    if resume is not None and Path(resolved.out) != resume:
+        raise UserError(f"--resume {resume} and out = {resolved.out} differ; leave --out out")
+    job(resolved, ConsoleReporter(quiet=quiet), resume=resume is not None)
+
+
+def _listed(text: str | None, flag: str) -> list[str] | None:
+    if text is None:
+        return None
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise UserError(f'{flag} "{text}": write it as A,B,C')
+    return found

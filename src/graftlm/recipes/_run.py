@@ -1,0 +1,175 @@
+"""Runs of one task on one base: read from their configs, attached together, and what each needs to be trained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from graftlm import methods, tasks
+from graftlm.checkpoint import Base
+from graftlm.core.errors import UserError, unknown
+from graftlm.core.reporter import Reporter
+from graftlm.core.settings import FitConfig
+from graftlm.recipes._cached import default_folder
+from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._peft import method_form, run_form
+from graftlm.recipes._signals import Stopper
+from graftlm.recipes._watched import Watched, shrinking
+from graftlm.sites import Select, Sites
+from graftlm.tasks import Encoded, Problem, TaskData
+from graftlm.training import Losses, Plan, optimizers
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run was asked for, checked, and its data."""
+
+    name: str
+    config: FitConfig
+    method: methods.MethodConfig
+    problem: Problem
+    data: TaskData
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Its config with all options of its method."""
+        method = {"name": self.method.method, **self.method.model_dump(mode="json")}
+        return self.config.model_dump(mode="json") | {"method": method}
+
+
+@dataclass
+class Job:
+    """A run on its base. `model` shares base and head with the runs beside it; what its task tunes is its own."""
+
+    run: Run
+    model: TaskModel
+    peft: methods.PeftForm | None
+    given: Encoded
+    targets: Tensor
+    max_length: int
+    plan: Plan
+
+
+def read(name: str, config: FitConfig, reporter: Reporter, data: TaskData | None = None) -> Run:
+    """Checks a run's options and reads its data, unless those are given; a UserError names what is wrong."""
+    problem = tasks.parse({k: v for k, v in config.task.items() if k != "name"}, str(config.task["name"]))
+    method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
+    _known_optimizer(config)
+    if data is None:
+        data = tasks.load(config.data, problem, splits=("train", "validation"))
+        for note in data.notes:
+            reporter.line(note)
+    problem = replace(problem, labels=data.labels)
+    _known_metric(config, problem)
+    return Run(name, config, methods.with_labels(method, data.labels), problem, data)
+
+
+def selects(method: methods.MethodConfig, sites: Sites) -> bool:
+    """Whether a method trains the base itself, and so shares it with no other run."""
+    return any(isinstance(act, Select) for act in methods.acts(method, sites))
+
+
+def jobs(runs: Sequence[Run], base: Base, device: torch.device, stopper: Stopper, reporter: Reporter) -> dict[str, Job]:
+    """Attaches runs with the same head, task and training to a fresh base; gives what each needs, by name."""
+    model, forms = _assemble(runs, base, device, reporter)
+    found = {run.name: _job(run, replace(model), forms[run.name], stopper, reporter) for run in runs}
+    model.attached.train()
+    return found
+
+
+def losses_of(found: Mapping[str, Job]) -> Losses:
+    """The losses of runs that share a base."""
+    model = next(iter(found.values())).model
+    rows_of = {name: job.given.rows for name, job in found.items()}
+    targets = {name: job.targets for name, job in found.items()}
+
+    def losses(rows: Mapping[str, Sequence[int]], steps: Mapping[str, int]) -> Mapping[str, Tensor]:
+        if not model.attached.training:
+            model.attached.train()
+        return model.losses(rows, steps, rows_of, targets)
+
+    return losses
+
+
+def _assemble(
+    runs: Sequence[Run], base: Base, device: torch.device, reporter: Reporter
+) -> tuple[TaskModel, dict[str, methods.PeftForm | None]]:
+    first, config = runs[0], runs[0].config
+    set_seed(config.seed)
+    sites = base.sites()
+    if sites.notice:
+        reporter.warn(sites.notice)
+    if config.training.gradient_checkpointing and sites.table is not None and not sites.table.checkpointing:
+        raise UserError(
+            f'gradient_checkpointing = true, but Transformers has none for "{sites.family}"; a smaller batch_size with '
+            "training.accumulation needs less memory too"
+        )
+    forms = {run.name: method_form(run.method, sites) for run in runs}
+    if config.training.precision == "bf16" and not any(selects(run.method, sites) for run in runs):
+        base.model.to(torch.bfloat16)
+    base.model.to(device)  # pyright: ignore[reportArgumentType]
+    own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
+    model = build(base, own, config.head, first.problem, seeds)
+    model.cache = default_folder() if config.data.cache else None
+    if config.training.gradient_checkpointing:
+        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+    if config.training.base_dropout:
+        model.attached.base_dropout(True)
+    return model, {name: run_form(form, model, config.head, name) for name, form in forms.items()}
+
+
+def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopper, reporter: Reporter) -> Job:
+    config, name = run.config, run.name
+    model.problem = run.problem
+    train_set, validation = run.data.splits["train"], run.data.splits.get("validation", [])
+    given = model.encode(train_set, name, config.training.max_length, strict=not config.data.skip_bad)
+    watched = model.encode(validation, name, config.training.max_length)
+    for split, encoded in (("train", given), ("validation", watched)):
+        for note in encoded.notes:
+            reporter.warn(f"{split}: {note}")
+    if not validation:
+        reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
+    rate = config.training.learning_rate or methods.learning_rate(run.method)
+    metric = config.training.metric or model.task.measures(model.problem)[0]
+    worse_is_more = metric in model.task.LOWER_IS_BETTER
+    plan = Plan(
+        parameters=model.attached.parameters_of(name),
+        lengths=[len(row.ids) for row in given.rows],
+        config=config.training,
+        seed=config.seed,
+        rate=rate,
+        head_rate=config.training.head_learning_rate or rate,
+        rates=model.attached.rates_of(name),
+        evaluate=_evaluator(run, model, watched, Watched(stopper.asked)) if validation else None,
+        metric=metric,
+        better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
+    )
+    max_length = config.training.max_length or model.limits[name]
+    return Job(run, model, peft, given, model.task.goals(given), max_length, plan)
+
+
+def _evaluator(run: Run, model: TaskModel, watched: Encoded, quiet: Watched) -> Callable[[], Mapping[str, float]]:
+    size = run.config.training.eval_batch_size
+
+    def evaluate() -> Mapping[str, float]:
+        nonlocal size
+        logits, size = shrinking(lambda rows: model.logits(watched.rows, run.name, rows, quiet, "evaluate"), size)
+        model.problem = model.task.tuned(logits, watched, model.problem)
+        return model.metrics(logits, watched)
+
+    return evaluate
+
+
+def _known_metric(config: FitConfig, problem: Problem) -> None:
+    metric, known = config.training.metric, problem.module.measures(problem)
+    if metric is not None and metric not in known:
+        raise unknown("metric", metric, known)
+
+
+def _known_optimizer(config: FitConfig) -> None:
+    known = optimizers()
+    if config.training.optimizer not in known:
+        raise unknown("optimizer", config.training.optimizer, known)
