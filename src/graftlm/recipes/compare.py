@@ -121,7 +121,8 @@ def _fitting(config: CompareConfig, data: TaskData, sites: Sites, free: int) -> 
 
 
 def _say(groups: Sequence[Sequence[Run]], runs: Sequence[Run], reporter: Reporter) -> None:
-    reporter.line(f"{len(runs)} runs in {len(groups)} groups; the runs of a group train in one pass over one base")
+    many = "groups" if len(groups) > 1 else "group"
+    reporter.line(f"{len(runs)} runs in {len(groups)} {many}; the runs of a group train in one pass over one base")
     for place, group in enumerate(groups, 1):
         reporter.line(f"  {place}: {', '.join(run.name for run in group)}")
 
