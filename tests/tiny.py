@@ -1,9 +1,10 @@
 """Tiny models of each family with every parameter random (zero biases hide mistakes), batches, and every method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
@@ -88,9 +89,15 @@ CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
 UNTABLED = ("mpnet", "gptj")
 TABLED = tuple(family for family in CONFIGS if family not in UNTABLED)
 BASIC = ("bert", "gpt2", "llama")
+QUICK = ("bert", "albert", "modernbert", "gpt2", "phi3", "llama", "t5")  # a family of each kind
 CAUSAL = ("gpt2", "gpt-neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
 LEFT_PADDED = [(family, side) for family in TABLED for side in ("right", "left") if (family, side) != ("bart", "left")]
 ENCODER_DECODER = ("t5", "t5-gated", "mt5", "bart")
+
+
+def sparing(families: Iterable[str], fast: Collection[str] = QUICK) -> list[Any]:
+    """Families as parameters of a test; those that are not `fast` are left to `make test-slow`."""
+    return [family if family in fast else pytest.param(family, marks=pytest.mark.slow) for family in families]
 
 
 def config_of(family: str, **overrides: Any) -> Any:
