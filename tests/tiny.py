@@ -95,9 +95,10 @@ LEFT_PADDED = [(family, side) for family in TABLED for side in ("right", "left")
 ENCODER_DECODER = ("t5", "t5-gated", "mt5", "bart")
 
 
-def sparing(families: Iterable[str], fast: Collection[str] = QUICK) -> list[Any]:
-    """Families as parameters of a test; those that are not `fast` are left to `make test-slow`."""
-    return [family if family in fast else pytest.param(family, marks=pytest.mark.slow) for family in families]
+def sparing(cases: Iterable[Any], fast: Collection[str] = QUICK) -> list[Any]:
+    """A test's cases, a family or a tuple that begins with one; those not of `fast` are left to `make test-slow`."""
+    rows = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*row, marks=() if row[0] in fast else pytest.mark.slow) for row in rows]
 
 
 def config_of(family: str, **overrides: Any) -> Any:

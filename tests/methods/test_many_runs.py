@@ -118,7 +118,7 @@ def started(base: nn.Module, configs: Mapping[str, MethodConfig], shared: Attach
     return attached
 
 
-@pytest.mark.parametrize(("family", "side"), LEFT_PADDED)
+@pytest.mark.parametrize(("family", "side"), sparing(LEFT_PADDED))
 def test_every_row_of_a_mixed_batch_has_the_output_that_it_has_alone(family: str, side: str) -> None:
     base, configs = model(family), runs_of(family)
     shared = started(base, configs)
@@ -211,7 +211,9 @@ class Training:
         return {name: value.detach().clone() for name, value in self.attached.parameters_of(run).items()}
 
 
-@pytest.mark.parametrize(("family", "every"), [("bert", (0, 1)), ("gpt2", (0, 2)), ("llama", (1, 2))])
+@pytest.mark.parametrize(
+    ("family", "every"), sparing([("bert", (0, 1)), ("gpt2", (0, 2)), ("llama", (1, 2))], fast=("bert",))
+)
 def test_trainings_in_one_batch_end_where_separate_ones_end(family: str, every: tuple[int, int]) -> None:
     """All runs on one family, and each on one of two others."""
     steps = 100

@@ -31,7 +31,6 @@ def close(one: list[Tensor], other: list[Tensor], tolerance: float = 1e-6) -> bo
 @torch.no_grad()
 def test_parts_at_different_places_act_as_if_the_other_were_attached_before(family: str) -> None:
     """Every part but one without effect, the union gives what that one gives alone."""
-    parts = {"lora": LORA, "adapter": HOULSBY, "prefix": PREFIX}
     attached = attach(model(family), {"a": union(LORA, HOULSBY)})
     randomise_runs(attached)
     for name, value in attached.parameters_of("a").items():
@@ -40,7 +39,7 @@ def test_parts_at_different_places_act_as_if_the_other_were_attached_before(fami
     stored = attached.kept("a")
     found = outputs(attached, NAMES, TEXTS)
     attached.detach()
-    alone = attach(attached.base, {"a": parse("lora", {k: v for k, v in parts["lora"].items() if k != "name"})})
+    alone = attach(attached.base, {"a": parse("lora", {k: v for k, v in LORA.items() if k != "name"})})
     alone.load("a", {name: stored[name] for name in alone.parameters_of("a")})
     assert close(found, outputs(alone, NAMES, TEXTS))
 

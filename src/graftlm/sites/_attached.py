@@ -1,6 +1,5 @@
 """A base model with runs attached: banks built, hosts in place, a route in force; `detach` gives every bit back."""
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from graftlm.core.errors import UserError
 from graftlm.sites._acts import Act, Branch, Param, Past, Select, Tokens
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import salt
+from graftlm.sites._grouping import Sharing, grouped, place_of
 from graftlm.sites._merge import merged_weights
 from graftlm.sites._modes import Modes
 from graftlm.sites._placing import Placing
@@ -75,17 +75,11 @@ class Attached(nn.Module):
     # ---- building ---------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        groups: dict[tuple[Any, ...], dict[str, Branch | Past | Tokens]] = {}
         for run, own in self.acts.items():
-            turns: Counter[str] = Counter()  # of a run's acts at one place: they act in the order given
             for act in own:
                 if isinstance(act, Select):
                     self._select(run, act.parameter)
-                    continue
-                place = _place(act)
-                groups.setdefault((turns[place], *_group(act)), {})[run] = act
-                turns[place] += 1
-        for _, members in sorted(groups.items(), key=lambda group: group[0][0]):
+        for members in grouped(self.acts):
             self._place(members)
 
     def add_bank(
@@ -117,9 +111,9 @@ class Attached(nn.Module):
     def _live(self) -> Collection[str | None]:
         return self.router.active.names if self.router.active is not None else ()
 
-    def _place(self, members: dict[str, Branch | Past | Tokens]) -> None:
+    def _place(self, members: Mapping[str, Sharing]) -> None:
         first = next(iter(members.values()))
-        place = _place(first)
+        place = place_of(first)
         constants = {run: getattr(act, "constants", {}) for run, act in members.items()}
         bank = self.add_bank(place, {run: act.params for run, act in members.items()}, constants)
         rates = [getattr(act, "dropout", 0.0) for act in members.values()]
@@ -204,7 +198,7 @@ class Attached(nn.Module):
     def rates_of(self, run: str) -> dict[str, float]:
         """What to multiply the run's learning rate by, for the tensors whose rate is another."""
         return {
-            f"{_place(act)}.{name}": rate
+            f"{place_of(act)}.{name}": rate
             for act in self.acts[run]
             if isinstance(act, Branch)
             for name, rate in act.rates.items()
@@ -231,7 +225,7 @@ class Attached(nn.Module):
         for act in self.acts[run]:
             if isinstance(act, Select):
                 continue
-            place = _place(act)
+            place = place_of(act)
             own = {name: self._tensors[run][f"{place}.{name}"] for name in act.params}
             if isinstance(act, Branch):
                 made = act.keep(own) if act.keep is not None else None
@@ -272,7 +266,7 @@ class Attached(nn.Module):
             if not isinstance(act, Select) and (not isinstance(act, Branch) or act.merge is None):
                 kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "a nonlinear branch")
                 raise UserError(
-                    f'adapter "{run}" cannot be merged: {kind} at {_place(act)} is not a change of a weight'
+                    f'adapter "{run}" cannot be merged: {kind} at {place_of(act)} is not a change of a weight'
                 )
         hosts = self._placing.hosts
         return merged_weights(self.acts[run], self._tensors[run], lambda path: hosts[path].inner, self.base)
@@ -303,18 +297,3 @@ class _Scope:
 
     def __exit__(self, *_: object) -> None:
         self._attached.router.choose(self._before)
-
-
-def _place(act: Branch | Past | Tokens) -> str:
-    """What stands before the names of an act's stored tensors."""
-    return act.site.name if isinstance(act, Branch) else act.place
-
-
-def _group(act: Branch | Past | Tokens) -> tuple[Any, ...]:
-    """What runs must have in common to share a bank: the kind of act, the place, the maths, the tensors' names."""
-    kind, names = type(act).__name__, tuple(act.params)
-    if isinstance(act, Branch):
-        return (kind, _place(act), act.site.module, act.where, act.forward, names, tuple(act.constants))
-    if isinstance(act, Past):
-        return (kind, _place(act), act.derive, act.gate, names)
-    return (kind, _place(act), act.derive, act.from_input, act.alike, names)

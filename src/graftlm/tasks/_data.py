@@ -14,7 +14,7 @@ from graftlm.tasks._columns import Columns
 from graftlm.tasks._marks import marked
 from graftlm.tasks._read import Table, read_file, shown
 from graftlm.tasks._source import Source, canonical, check_limits, locate, missing
-from graftlm.tasks._task import Problem, TaskData
+from graftlm.tasks._task import Given, Problem, TaskData
 from graftlm.tasks._task import task as module_of
 
 Marks = tuple[str, str]
@@ -79,7 +79,7 @@ def _by_rows(
         if value is not None:
             raise UserError(f'{name} = {shown(value)}: the task "{problem.task}" has no {name}; leave it out')
     cut = {split: table.take(range(min(len(table), limits.get(split, len(table))))) for split, table in tables.items()}
-    read: TaskData = problem.module.read(tables, cut, config, problem, labels)
+    read: TaskData = problem.module.read(Given(tables, cut, config, problem, labels))
     return replace(read, splits={name: read.splits[split] for name, split in asked.items()})
 
 

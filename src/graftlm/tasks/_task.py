@@ -9,6 +9,8 @@ from graftlm.core import registry
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
+from graftlm.core.settings import DataConfig
+from graftlm.tasks._read import Table
 
 PACKAGE = "graftlm.tasks"
 
@@ -33,6 +35,28 @@ class Problem:
     def module(self) -> ModuleType:
         """Where the task's functions are."""
         return task(self.task)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a task that reads its own rows is given: whole tables by split, the rows of each that were asked for, the
+    options, and the labels of a trained run, if there is one.
+    """
+
+    tables: Mapping[str, Table]
+    cut: Mapping[str, Table]
+    config: DataConfig
+    problem: Problem
+    labels: Sequence[str] | None = None
+
+    @property
+    def first(self) -> Table:
+        return next(iter(self.tables.values()))
+
+    @property
+    def train(self) -> Table:
+        """Where labels are taken from: train, or what there is."""
+        return self.tables.get("train", self.first)
 
 
 @dataclass(frozen=True)

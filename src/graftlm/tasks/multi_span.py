@@ -4,30 +4,28 @@ Tags and not the best pairs of a start and an end: these tell neither which star
 spans there are, and would need a threshold for that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.core.settings import DataConfig
 from graftlm.tasks import spans
 from graftlm.tasks._features import Encoded, Reading
-from graftlm.tasks._read import Table
-from graftlm.tasks._task import Details, Problem, TaskData
+from graftlm.tasks._task import Details, Given, Problem, TaskData
+from graftlm.tasks._token_loss import UNREAD, goals_of, token_loss
 from graftlm.tasks._windows import Span
 
 READS, HEAD, TUNES = "rows", "tokens", False
 LOWER_IS_BETTER = ("loss",)
+loss = token_loss
 OUTSIDE, FIRST, INSIDE = range(3)
-UNREAD = -100  # the goal of a place that is no token of the context
 Found = dict[Span, tuple[int, float]]  # by a token's characters its tag and the tag's probability
 asked = spans.asked
 
@@ -38,20 +36,14 @@ class Options(Config):
     stride: PositiveInt = 128
 
 
-def read(
-    tables: Mapping[str, Table],
-    cut: Mapping[str, Table],
-    config: DataConfig,
-    problem: Problem,
-    labels: Sequence[str] | None,
-) -> TaskData:
+def read(given: Given) -> TaskData:
     """Questions, contexts and answers, all of which are right together; [] is none. Two that overlap are an error."""
-    data = spans.read(tables, cut, config, problem, spans.KINDS)
+    data = spans.read(replace(given, labels=spans.KINDS))
     notes = list(data.notes)
     splits: dict[str, list[Example]] = {}
     for split, examples in data.splits.items():
         crossing = [example for example in examples if _crossing(example.answer)]
-        if crossing and not config.skip_bad:
+        if crossing and not given.config.skip_bad:
             raise UserError(f"{crossing[0].at}: two answers overlap, so no token says which it belongs to")
         splits[split] = [example for example in examples if example not in crossing]
         notes += [f"{len(crossing)} examples of {split} with answers that overlap are left out"] if crossing else []
@@ -90,15 +82,7 @@ def goals(encoded: Encoded) -> Tensor:
             if own and tokens[own[0]][0] <= start:
                 tags[own[0]] = FIRST
         rows.append(tags)
-    return pad_sequence(rows, batch_first=True, padding_value=UNREAD) if rows else torch.zeros(0, 0, dtype=torch.long)
-
-
-def loss(logits: Tensor, goals: Tensor) -> Tensor:
-    """logits (b w 3), goals (b w') -> (b): the mean of a row's tokens."""
-    width = min(logits.shape[1], goals.shape[1])
-    goals = goals[:, :width]
-    each = functional.cross_entropy(logits[:, :width].mT, goals, ignore_index=UNREAD, reduction="none")  # b w
-    return each.sum(1) / (goals != UNREAD).sum(1).clamp(min=1)
+    return goals_of(rows)
 
 
 def _tags(logits: Tensor, encoded: Encoded, owner: int) -> Found:

@@ -13,11 +13,10 @@ from torch.nn import functional
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.core.settings import DataConfig
 from graftlm.tasks import _columns, _rows
 from graftlm.tasks._features import Encoded
 from graftlm.tasks._read import Table
-from graftlm.tasks._task import Details, Problem, TaskData
+from graftlm.tasks._task import Details, Given, Problem, TaskData
 
 READS, HEAD, TUNES = "rows", "text", True
 LOWER_IS_BETTER = ("loss", "hamming")
@@ -30,30 +29,23 @@ class Options(Config):
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
-def read(
-    tables: Mapping[str, Table],
-    cut: Mapping[str, Table],
-    config: DataConfig,
-    problem: Problem,
-    labels: Sequence[str] | None,
-) -> TaskData:
+def read(given: Given) -> TaskData:
     """Texts and lists of labels; a string is cut at commas. The labels are those of all of train, unless given."""
-    first = next(iter(tables.values()))
-    found = _found(first, config.columns)
+    found, skip = _found(given.first, given.config.columns), given.config.skip_bad
     if "labels" not in found:
-        raise _columns.not_found(first, "labels", "topics")
-    for table in tables.values():
+        raise _columns.not_found(given.first, "labels", "topics")
+    for table in given.tables.values():
         for column in (theirs for ours, theirs in found.items() if ours != "id"):
             _rows.has(table, column)
-    known = tuple(labels) if labels is not None else _labels(tables, found, config.skip_bad)
+    known = tuple(given.labels) if given.labels is not None else _labels(given.train, found, skip)
     splits: dict[str, list[Example]] = {}
     notes = [_rows.said(found)]
-    for split, table in cut.items():
+    for split, table in given.cut.items():
 
         def row_of(row: int, table: Table = table) -> Example:
             return _indexed(_labelled(table, row, found), known)
 
-        splits[split], left_out = _rows.kept(table, row_of, config.skip_bad)
+        splits[split], left_out = _rows.kept(table, row_of, skip)
         notes += left_out
     return TaskData(splits, known, "text_pair" in found, tuple(notes))
 
@@ -73,8 +65,7 @@ def _found(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     return {"text": columns.text, **pair, **rest}
 
 
-def _labels(tables: Mapping[str, Table], found: Mapping[str, str], skip: bool) -> tuple[str, ...]:
-    source = tables["train"] if "train" in tables else next(iter(tables.values()))
+def _labels(source: Table, found: Mapping[str, str], skip: bool) -> tuple[str, ...]:
     examples, _ = _rows.kept(source, lambda row: _labelled(source, row, found), skip)
     seen = sorted({label for example in examples for label in example.answer})
     if not seen:

@@ -5,7 +5,7 @@ outputs of independent thresholds may (Shi, Cao and Raschka, 2021, arXiv:2111.08
 weights of the steps: here a row's loss is the negative log-likelihood of its class).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,11 +15,10 @@ from torch.nn import functional
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.core.settings import DataConfig
 from graftlm.tasks import _columns, _data, _labels, _tag_metrics
 from graftlm.tasks._features import Encoded
 from graftlm.tasks._read import Table
-from graftlm.tasks._task import Details, Problem, TaskData
+from graftlm.tasks._task import Details, Given, Problem, TaskData
 
 READS, HEAD, TUNES = "rows", "text", False
 LOWER_IS_BETTER = ("loss", "mae")
@@ -31,29 +30,25 @@ class Options(Config):
     order: tuple[str, ...] = ()
 
 
-def read(
-    tables: Mapping[str, Table],
-    cut: Mapping[str, Table],
-    config: DataConfig,
-    problem: Problem,
-    labels: Sequence[str] | None,
-) -> TaskData:
+def read(given: Given) -> TaskData:
     """Texts or pairs with a class, as classification reads them; whole numbers are ordered as numbers."""
+    tables, config = given.tables, given.config
     if config.skip_bad:
         raise UserError('skip_bad = true: the task "ordinal" cannot leave rows out; leave skip_bad out')
-    columns = _columns.find(next(iter(tables.values())), "classification", config.columns)
+    columns = _columns.find(given.first, "classification", config.columns)
     assert columns.answer is not None
     for table in tables.values():
         for column in (columns.text, columns.text_pair, columns.answer):
             if column is not None:
                 _columns.has(table, column)
-    known = labels if labels is not None else problem.options.order or None
+    known = given.labels if given.labels is not None else given.problem.options.order or None
     if known is None:
         _numbers(tables, columns.answer)
-    rows = {split: range(len(table)) for split, table in cut.items()}
+    rows = {split: range(len(table)) for split, table in given.cut.items()}
     found, answers = _data.classes(tables, columns, config, known, rows)
     splits = {
-        split: _data.examples_of(table, columns, None, answers[split], "classification") for split, table in cut.items()
+        split: _data.examples_of(table, columns, None, answers[split], "classification")
+        for split, table in given.cut.items()
     }
     notes = (columns.said("classification"), f"order: {' < '.join(found)}")
     return TaskData(splits, found, columns.text_pair is not None, notes)

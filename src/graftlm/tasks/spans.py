@@ -12,12 +12,11 @@ from torch.nn import functional
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.core.settings import DataConfig
 from graftlm.tasks import _rows, _squad
 from graftlm.tasks._answers import answers
 from graftlm.tasks._features import Encoded, Features, Reading
 from graftlm.tasks._read import Table, shown
-from graftlm.tasks._task import Details, Problem, TaskData
+from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._windows import Span, questioned
 
 READS, HEAD, TUNES = "rows", "tokens", True
@@ -52,21 +51,15 @@ class Candidate:
     score: float
 
 
-def read(
-    tables: Mapping[str, Table],
-    cut: Mapping[str, Table],
-    config: DataConfig,
-    problem: Problem,
-    labels: Sequence[str] | None,
-) -> TaskData:
+def read(given: Given) -> TaskData:
     """Questions, contexts and answers; the labels say whether a question of train may have none."""
-    found = _rows.columns(next(iter(tables.values())), config.columns, COLUMNS)
-    for table in tables.values():
+    labels, found = given.labels, _rows.columns(given.first, given.config.columns, COLUMNS)
+    for table in given.tables.values():
         for ours in COLUMNS:
             _rows.has(table, found[ours])
     splits: dict[str, list[Example]] = {}
     notes = [_rows.said(found)]
-    for split, table in cut.items():
+    for split, table in given.cut.items():
 
         def row_of(row: int, table: Table = table) -> Example:
             example = _asked(table, row, found)
@@ -75,7 +68,7 @@ def read(
                 raise UserError(f"{example.at}: no answer, but the run was trained on questions that all have one")
             return Example(example.text, example.text_pair, id=example.id, at=example.at, answer=spans)
 
-        splits[split], left_out = _rows.kept(table, row_of, config.skip_bad)
+        splits[split], left_out = _rows.kept(table, row_of, given.config.skip_bad)
         notes += left_out
     source = splits.get("train") or next(iter(splits.values()))
     if labels is None:

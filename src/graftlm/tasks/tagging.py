@@ -8,26 +8,24 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.core.settings import DataConfig
 from graftlm.tasks import _rows, _schemes, _tag_metrics
 from graftlm.tasks._features import Encoded, Features, Reading
 from graftlm.tasks._read import Table, shown
-from graftlm.tasks._task import Details, Problem, TaskData
+from graftlm.tasks._task import Details, Given, Problem, TaskData
+from graftlm.tasks._token_loss import UNREAD, goals_of, token_loss
 from graftlm.tasks._windows import Span, Window, windows
 
 READS, HEAD, TUNES = "rows", "tokens", False
 LOWER_IS_BETTER = ("loss",)
+loss = token_loss
 COLUMNS = {
     "tokens": ("tokens", "words", "text", "sentence"),
     "tags": ("ner_tags", "pos_tags", "upos", "slots", "deprel", "labels", "tags"),
 }
-UNREAD = -100  # the goal of a place that stands for no word
 Found = tuple[str | None, float]  # a word's tag, None where no token is its own, and the tag's probability
 
 
@@ -43,31 +41,26 @@ class Options(Config):
     stride: PositiveInt = 32
 
 
-def read(
-    tables: Mapping[str, Table],
-    cut: Mapping[str, Table],
-    config: DataConfig,
-    problem: Problem,
-    labels: Sequence[str] | None,
-) -> TaskData:
-    """Words and tags of the `cut` tables: two lists of equal length, or two strings with white space between.
+def read(given: Given) -> TaskData:
+    """Words and tags: two lists of equal length, or two strings with white space between.
 
     The labels are those of all of train, unless they are given.
     """
-    found = _rows.columns(next(iter(tables.values())), config.columns, COLUMNS)
-    for table in tables.values():
+    found = _rows.columns(given.first, given.config.columns, COLUMNS)
+    skip, options = given.config.skip_bad, given.problem.options
+    for table in given.tables.values():
         for column in (found["tokens"], found["tags"]):
             _rows.has(table, column)
-    known = tuple(labels) if labels is not None else _labels(tables, found, problem, config.skip_bad)
-    kind = _schemes.scheme(known, problem.options.scheme)
+    known = tuple(given.labels) if given.labels is not None else _labels(given.train, found, options, skip)
+    kind = _schemes.scheme(known, options.scheme)
     notes = [_rows.said(found), f"tags: {len(known)} labels, {_schemes.SAID[kind]}"]
     splits: dict[str, list[Example]] = {}
-    for split, table in cut.items():
+    for split, table in given.cut.items():
 
         def row_of(row: int, table: Table = table) -> Example:
-            return _indexed(_tagged(table, row, found), known, kind, problem.options.repair)
+            return _indexed(_tagged(table, row, found), known, kind, options.repair)
 
-        splits[split], left_out = _rows.kept(table, row_of, config.skip_bad)
+        splits[split], left_out = _rows.kept(table, row_of, skip)
         notes += left_out
         mended = sum("mended" in example.meta for example in splits[split])
         notes += [f"{mended} of {len(splits[split])} examples of {split} had tags that were mended"] if mended else []
@@ -80,13 +73,12 @@ def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
     return [_words(table, row, found) for row in range(len(table))]
 
 
-def _labels(tables: Mapping[str, Table], found: Mapping[str, str], problem: Problem, skip: bool) -> tuple[str, ...]:
-    source = tables["train"] if "train" in tables else next(iter(tables.values()))
+def _labels(source: Table, found: Mapping[str, str], options: Options, skip: bool) -> tuple[str, ...]:
     examples, _ = _rows.kept(source, lambda row: _tagged(source, row, found), skip)
     seen = {tag for example in examples for tag in example.answer}
     if len(seen) < 2:
         raise UserError(f"{source.where} has one tag only ({shown(next(iter(seen), ''))}); a tagger needs two or more")
-    return _schemes.completed(sorted(seen), _schemes.scheme(sorted(seen), problem.options.scheme))
+    return _schemes.completed(sorted(seen), _schemes.scheme(sorted(seen), options.scheme))
 
 
 def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
@@ -220,15 +212,7 @@ def goals(encoded: Encoded) -> Tensor:
         if example.answer is None:
             raise UserError(f"an example without tags: {example.text[:60]!r}")
         rows.append(torch.tensor([UNREAD if word is None else example.answer[word] for word in words]))
-    return pad_sequence(rows, batch_first=True, padding_value=UNREAD) if rows else torch.zeros(0, 0, dtype=torch.long)
-
-
-def loss(logits: Tensor, goals: Tensor) -> Tensor:
-    """logits (b w c), goals (b w') -> (b): the mean of a row's words."""
-    width = min(logits.shape[1], goals.shape[1])
-    goals = goals[:, :width]
-    each = functional.cross_entropy(logits[:, :width].mT, goals, ignore_index=UNREAD, reduction="none")  # b w
-    return each.sum(1) / (goals != UNREAD).sum(1).clamp(min=1)
+    return goals_of(rows)
 
 
 def _found(logits: Tensor, encoded: Encoded, problem: Problem) -> list[list[Found]]:
