@@ -35,7 +35,7 @@ class _Products(torch.autograd.Function):
         dq = dk = None
         if wanted[0] or wanted[1]:
             slope = torch.bmm(g, value.flatten(0, 1).mT)
-            slope = torch._softmax_backward_data(slope, p, -1, p.dtype)  # bh t s
+            slope = torch.ops.aten._softmax_backward_data(slope, p, -1, p.dtype)  # bh t s
             dq = _scaled(slope, key.flatten(0, 1), ctx.scale).view_as(query) if wanted[0] else None
             dk = _scaled(slope.mT, query.flatten(0, 1), ctx.scale).view_as(key) if wanted[1] else None
         dv = torch.bmm(p.mT, g).view_as(value) if wanted[2] else None

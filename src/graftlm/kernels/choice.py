@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,10 +36,10 @@ class Choices:
     def __init__(self, file: Path | None = None):
         self._file = file
         self._machine = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-        self.found: dict[str, str] = self._kept().get(self._machine, {}) if file is not None else {}
+        self.found: dict[str, str] = {}
 
     def linear(self, weight: Tensor, pack: bool = False) -> str:
-        """The kernel for products with a frozen weight (d_out d_in); `pack` allows twice its memory for packed forms."""
+        """The kernel for products with a frozen weight (d_out d_in); `pack` allows packed forms of it."""
         known = [kernel for kernel in linear.kernels(weight) if pack or kernel != "packed"]
         shape = "×".join(map(str, weight.shape))
         case = f"linear.{_name(weight.dtype)}.{shape}{'.pack' if pack else ''}"
@@ -46,47 +47,64 @@ class Choices:
 
     def attention(self, query: Tensor, key: Tensor) -> str:
         """The kernel for attention from query (b h t d) to key (b h s d)."""
-        length, train = attention.bucket(key.shape[2]), torch.is_grad_enabled() and key.requires_grad
-        if query.device.type != "cpu" or length > attention.LONGEST or query.shape[2] == 1:
+        if query.device.type != "cpu" or query.shape[2] == 1:
             return "torch"
-        width, dtype = query.shape[3], query.dtype
-        case = f"attention.{_name(dtype)}.{width}.{length}.{'train' if train else 'read'}"
-        made = lambda kernel: attention.probe(kernel, dtype, width, length, train)  # noqa: E731
-        return self._choose(case, attention.KERNELS, made, GAIN)
+        train = torch.is_grad_enabled() and key.requires_grad
+        return self.attention_of(query.dtype, query.shape[3], key.shape[2], train)
 
-    def _choose(
-        self, case: str, known: Sequence[str], made: Callable[[str], Callable[[], None]], gain: float
-    ) -> str:
+    def attention_of(self, dtype: torch.dtype, width: int, length: int, train: bool) -> str:
+        """The kernel for heads of one width over texts of up to a length, with gradients if `train`."""
+        length = attention.bucket(length)
+        if length > attention.LONGEST or dtype not in linear.TOLERANCE:
+            return "torch"
+        case = f"attention.{_name(dtype)}.{width}.{length}.{'train' if train else 'read'}"
+        return self._choose(
+            case, attention.KERNELS, lambda kernel: attention.probe(kernel, dtype, width, length, train), GAIN
+        )
+
+    def prepare(self, dtype: torch.dtype, width: int, longest: int) -> None:
+        """Measures attention up to a length, so that nothing is measured later."""
+        length = 1
+        while length < 2 * longest and length <= attention.LONGEST:
+            for train in (True, False):
+                self.attention_of(dtype, width, min(length, longest), train)
+            length *= 2
+
+    def _choose(self, case: str, known: Sequence[str], made: Callable[[str], Callable[[], None]], gain: float) -> str:
         """The quickest of `known`, or the first of them where no other is quicker by `gain`."""
-        if case in self.found and self.found[case] in known:
+        if self.found.get(case) in known:
             return self.found[case]
-        chosen = known[0]
-        if len(known) > 1:
+        if len(known) == 1:
+            return known[0]
+        self._join()  # another process may have measured it since
+        if self.found.get(case) not in known:
             with torch.random.fork_rng(devices=[]):
                 seconds = _seconds({kernel: made(kernel) for kernel in known})
             best = min(known[1:], key=lambda kernel: seconds[kernel])
-            chosen = best if seconds[known[0]] > gain * seconds[best] else known[0]
-        self.found[case] = chosen
-        self._keep()
-        return chosen
+            self.found[case] = best if seconds[known[0]] > gain * seconds[best] else known[0]
+            self._join()
+        return self.found[case]
 
-    def _kept(self) -> dict[str, dict[str, str]]:
-        assert self._file is not None
-        with suppress(OSError, ValueError):
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-            if isinstance(found, dict):
-                return {str(key): dict(value) for key, value in found.items() if isinstance(value, Mapping)}
-        return {}
+    def take(self, found: Mapping[str, str]) -> None:
+        """Computes these cases as an earlier run did."""
+        self.found |= found
 
-    def _keep(self) -> None:
-        """Adds to what other processes have kept; what they found first stays as it is."""
+    def _join(self) -> None:
+        """Shares what is found with the file; what stands there first is everybody's."""
         if self._file is None:
             return
-        kept = self._kept()
-        kept[self._machine] = {**self.found, **kept.get(self._machine, {})}
-        with suppress(OSError, Unwritable):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._file, kept)
+        kept: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+        kept = kept if isinstance(kept, dict) else {}
+        theirs = kept.get(self._machine)
+        theirs = {str(case): str(kernel) for case, kernel in theirs.items()} if isinstance(theirs, dict) else {}
+        self.found |= theirs
+        if self.found != theirs:
+            kept[self._machine] = dict(self.found)
+            with suppress(OSError, Unwritable):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self._file, kept)
 
 
 def _seconds(calls: Mapping[str, Callable[[], None]]) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """A base, the runs on it and their heads, as one thing that turns examples into losses and logits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
+from graftlm.kernels import current
 from graftlm.methods import MethodConfig, attach
 from graftlm.recipes._cached import encoded
 from graftlm.sites import Attached, Past, Tokens, row_keys
@@ -35,7 +37,8 @@ from graftlm.training import sorted_batches
 class TaskModel:
     """Runs of one task on one base. `virtual` are each run's virtual tokens' ids.
 
-    `cache`: a folder that keeps large data sets' token ids; None keeps none.
+    `cache`: a folder that keeps large data sets' token ids; None keeps none. `kernels`: what computes the
+    base, as `quicken` has found it.
     """
 
     base: Base
@@ -46,6 +49,7 @@ class TaskModel:
     limits: Mapping[str, int]
     base_parameters: int
     cache: Path | None = None
+    kernels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> ModuleType:
@@ -69,6 +73,19 @@ class TaskModel:
             found = Encoded(examples, rows, range(len(rows)), notes=notes)
         self._check_words(max((max(row.ids) for row in found.rows), default=0))
         return found
+
+    def front(self, run: str) -> int:
+        """How many keys a run's prefixes and prompts put before the text."""
+        return sum(act.length for act in self.attached.acts[run] if isinstance(act, (Past, Tokens)))
+
+    def quicken(self, pack: bool, longest: int) -> None:
+        """Has the frozen base computed by what is quickest here, for rows of up to so many tokens."""
+        layers = self.attached.quicken(pack)
+        sites, choices = self.attached.sites, current()
+        parts = sites.parts if sites.table is not None and self.attached.device.type == "cpu" else ()
+        for width in {one.head_width for part in parts for one in sites.attentions(part)}:
+            choices.prepare(next(self.base.model.parameters()).dtype, width, longest)
+        self.kernels = {"layers": layers, "choices": dict(choices.found)}
 
     def _check_words(self, highest: int) -> None:
         """Refuses a tokenizer of another model: its ids would be taken for virtual tokens."""

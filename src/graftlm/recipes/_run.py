@@ -72,10 +72,21 @@ def selects(method: methods.MethodConfig, sites: Sites) -> bool:
     return any(isinstance(act, Select) for act in methods.acts(method, sites))
 
 
+def casts(runs: Sequence[Run], base: Base) -> bool:
+    """Whether the base's own weights are trained, in fp32, so that bf16 means casting them anew in each step."""
+    return any(selects(run.method, base.sites()) for run in runs)
+
+
 def jobs(runs: Sequence[Run], base: Base, device: torch.device, stopper: Stopper, reporter: Reporter) -> dict[str, Job]:
     """Attaches runs with the same head, task and training to a fresh base; gives what each needs, by name."""
     model, forms = _assemble(runs, base, device, reporter)
     found = {run.name: _job(run, replace(model), forms[run.name], stopper, reporter) for run in runs}
+    kernels = runs[0].config.training.kernels
+    if kernels != "torch":
+        longest = max(model.front(name) + max(job.plan.lengths) for name, job in found.items())
+        model.quicken(kernels == "packed", longest)
+        for job in found.values():
+            job.model.kernels = model.kernels
     model.attached.train()
     return found
 
@@ -108,7 +119,7 @@ def _assemble(
             "training.accumulation needs less memory too"
         )
     forms = {run.name: method_form(run.method, sites) for run in runs}
-    if config.training.precision == "bf16" and not any(selects(run.method, sites) for run in runs):
+    if config.training.precision == "bf16" and not casts(runs, base):
         base.model.to(torch.bfloat16)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}

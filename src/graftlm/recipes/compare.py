@@ -20,7 +20,7 @@ from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._folder import RunFolder
 from graftlm.recipes._memory import estimate, free_memory
 from graftlm.recipes._origin import origin
-from graftlm.recipes._run import Job, Run, jobs, losses_of, read, selects
+from graftlm.recipes._run import Job, Run, casts, jobs, losses_of, read, selects
 from graftlm.recipes._saved import save
 from graftlm.recipes._signals import Stopper
 from graftlm.sites import Sites
@@ -50,7 +50,7 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
     reporter, out = reporter or Silent(), Path(config.out)
     runs = _read(config, reporter)
     base = load_base(config.model)
-    groups = _groups(config, runs, base.sites(), free_memory(accelerator_of(runs[0].config).device))
+    groups = _groups(config, runs, base.sites(), free_memory(accelerator_of(runs[0].config, False).device))
     del base
     _claim(config, out, resume)
     with Lock(out):
@@ -137,7 +137,8 @@ def _test(run: Run) -> TaskData | None:
 
 def _train(runs: Sequence[Run], test: TaskData | None, stopper: Stopper, reporter: Reporter) -> None:
     """Trains runs together, each in its own folder; one that fails is reported, and the others are stored."""
-    base, accelerator = load_base(runs[0].config.model), accelerator_of(runs[0].config)
+    base = load_base(runs[0].config.model)
+    accelerator = accelerator_of(runs[0].config, casts(runs, base))
     found = jobs(runs, base, accelerator.device, stopper, reporter)
     with ExitStack() as stack:
         folders, started = {}, {}
@@ -147,7 +148,7 @@ def _train(runs: Sequence[Run], test: TaskData | None, stopper: Stopper, reporte
                 RunFolder(Path(run.config.out), reporter, run.config.training.keep_checkpoints)
             )
             folder.claim(overwrite=True)
-            origins = origin(run.data, base.fingerprint, accelerator.device)
+            origins = origin(run.data, base.fingerprint, accelerator.device, job.model.kernels)
             started[name] = {"config": run.resolved, "seed": run.config.seed, **origins}
             folder.begin(started[name])
             job.plan.record = stack.enter_context(folder.history()).write

@@ -95,6 +95,7 @@ def load(run: str | Path, reporter: Reporter | None = None, *, strength: float =
     model.attached.load(RUN, load_tensors(path, card, whole))
     if strength != 1:
         model.attached.strengthen(RUN, strength)
+    model.attached.quicken()
     return Predictor(card, model)
 
 

@@ -236,7 +236,9 @@ def _some_rows(values: Tensor | None, rows: slice) -> Tensor | None:
 
 
 def take_over(model: nn.Module, name: str = NAME) -> list[tuple[Any, str]]:
-    """Has all attention of a model run through `attend`, by quick kernels where `name` is QUICK; gives what `give_back` needs.
+    """Has all attention of a model run through `attend`; gives what `give_back` needs.
+
+    Under the name QUICK it is computed by quick kernels.
 
     Each stack of an encoder-decoder has a config of its own, which says how its attention runs.
     """

@@ -120,6 +120,7 @@ def per_run(
             positions = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape[:2])
             rows = dropped(rows, keys, positions, SALT, rate)
         h = chunk.by_run(rows)  # n (rows w) d
+        h = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
         p = bank.take(chunk, None if torch.is_autocast_enabled(h.device.type) else h.dtype)
         logits.append(layers(h, p).reshape(*rows.shape[:2], -1))
     joined = torch.cat(logits) if len(logits) > 1 else logits[0]
