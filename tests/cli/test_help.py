@@ -82,7 +82,9 @@ def test_the_examples_work_as_printed(
     for command in COMMANDS:
         (example,) = _example(_help(capfd, command))
         fewer = (
-            ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20, test: 20}"] if command in ("fit", "compare") else []
+            ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20, test: 20}"]
+            if command in ("fit", "compare")
+            else []
         )
         assert code([*example[1:], *fewer]) == 0, capfd.readouterr().err
     assert Path("runs/tweets/adapter").is_dir()

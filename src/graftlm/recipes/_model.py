@@ -16,6 +16,7 @@ from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
 from graftlm.kernels import current
 from graftlm.methods import MethodConfig, attach
+from graftlm.recipes._bottom import Bottom, depth
 from graftlm.recipes._cached import encoded
 from graftlm.sites import Attached, Past, Tokens, row_keys
 from graftlm.tasks import (
@@ -38,7 +39,7 @@ class TaskModel:
     """Runs of one task on one base. `virtual` are each run's virtual tokens' ids.
 
     `cache`: a folder that keeps large data sets' token ids; None keeps none. `kernels`: what computes the
-    base, as `quicken` has found it.
+    base, as `quicken` has found it. `bottom`: what stands below all runs, computed before, where that is kept.
     """
 
     base: Base
@@ -50,6 +51,7 @@ class TaskModel:
     base_parameters: int
     cache: Path | None = None
     kernels: Mapping[str, Any] = field(default_factory=dict)
+    bottom: Bottom | None = None
 
     @property
     def task(self) -> ModuleType:
@@ -73,6 +75,21 @@ class TaskModel:
             found = Encoded(examples, rows, range(len(rows)), notes=notes)
         self._check_words(max((max(row.ids) for row in found.rows), default=0))
         return found
+
+    def keep_bottom(self, rows: Sequence[Features], most: int, reporter: Reporter) -> None:
+        """Computes what stands below all runs, for rows that are met often, where it fits into `most` bytes."""
+        sites = self.attached.sites
+        below = min(depth(self.attached.acts[run], sites) for run in self.attached.runs)
+        if below == 0 or (isinstance(self.head, SequenceHead) and self.head.counts_virtual):
+            return
+        bottom = Bottom(self.attached, below)
+        if bottom.bytes_of(rows) <= most:
+            extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
+            device = self.attached.device
+            bottom.keep(
+                rows, lambda own: collate([(row, ()) for row in own], self.base.pad_id, device) | extra, reporter
+            )
+            self.bottom = bottom
 
     def front(self, run: str) -> int:
         """How many keys a run's prefixes and prompts put before the text."""
@@ -108,7 +125,10 @@ class TaskModel:
         else:
             self.attached.route([run for run, own in rows.items() for _ in own], keys)
         extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
-        hidden = self.attached(**batch, **extra).last_hidden_state
+        if self.bottom is not None:
+            hidden = self.bottom([features for features, _ in flat], batch | extra)
+        else:
+            hidden = self.attached(**batch, **extra).last_hidden_state
         both = self.attached.sites.encoder_decoder
         if isinstance(self.head, TokenHead):
             before = [0 if both else len(virtual) for _, virtual in flat]

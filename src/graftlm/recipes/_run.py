@@ -13,7 +13,9 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import FitConfig
+from graftlm.recipes._bottom import SHARE
 from graftlm.recipes._cached import default_folder
+from graftlm.recipes._memory import free_memory
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._signals import Stopper
@@ -48,6 +50,7 @@ class Job:
     model: TaskModel
     peft: methods.PeftForm | None
     given: Encoded
+    watched: Encoded
     targets: Tensor
     max_length: int
     plan: Plan
@@ -81,14 +84,31 @@ def jobs(runs: Sequence[Run], base: Base, device: torch.device, stopper: Stopper
     """Attaches runs with the same head, task and training to a fresh base; gives what each needs, by name."""
     model, forms = _assemble(runs, base, device, reporter)
     found = {run.name: _job(run, replace(model), forms[run.name], stopper, reporter) for run in runs}
-    kernels = runs[0].config.training.kernels
-    if kernels != "torch":
-        longest = max(model.front(name) + max(job.plan.lengths) for name, job in found.items())
-        model.quicken(kernels == "packed", longest)
-        for job in found.values():
-            job.model.kernels = model.kernels
+    _quicken(model, found, reporter)
     model.attached.train()
     return found
+
+
+def _quicken(model: TaskModel, found: Mapping[str, Job], reporter: Reporter) -> None:
+    """Has the shared base computed as the first run's settings say."""
+    training = next(iter(found.values())).run.config.training
+    if training.kernels != "torch":
+        longest = max(model.front(name) + max(job.plan.lengths) for name, job in found.items())
+        model.quicken(training.kernels == "packed", longest)
+    plain = not training.gradient_checkpointing and not training.base_dropout
+    if plain and training.cache == "auto" and any(_passes(job.plan) >= 2 for job in found.values()):
+        rows = [row for job in found.values() for encoded in (job.given, job.watched) for row in encoded.rows]
+        model.keep_bottom(rows, free_memory(model.attached.device) // SHARE, reporter)
+    for job in found.values():
+        job.model.kernels, job.model.bottom = model.kernels, model.bottom
+
+
+def _passes(plan: Plan) -> float:
+    """How often a training meets each example, at most."""
+    config = plan.config
+    if config.max_steps is None:
+        return config.epochs
+    return config.max_steps * config.batch_size * config.accumulation / len(plan.lengths)
 
 
 def losses_of(found: Mapping[str, Job]) -> Losses:
@@ -159,7 +179,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
     )
     max_length = config.training.max_length or model.limits[name]
-    return Job(run, model, peft, given, model.task.goals(given), max_length, plan)
+    return Job(run, model, peft, given, watched, model.task.goals(given), max_length, plan)
 
 
 def _evaluator(run: Run, model: TaskModel, watched: Encoded, quiet: Watched) -> Callable[[], Mapping[str, float]]:

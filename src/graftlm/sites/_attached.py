@@ -148,6 +148,11 @@ class Attached(nn.Module):
             batch = {"use_cache": False} | batch  # checkpointing would fill a cache twice
         return self.base(**batch)
 
+    def meet(self, **batch: Any) -> None:
+        """Fits the route to a batch whose states are known, as a forward pass would, for heads that read them."""
+        self.router.begin(self.base, (), batch)
+        self.router.end()
+
     def route(self, rows: Sequence[str | None] | str | None, keys: Tensor | None = None) -> "_Scope":
         """Puts a route in force: a run's name for every row of the batch, one name for all rows, or None for none.
 

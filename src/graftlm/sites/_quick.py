@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from graftlm.kernels import Frozen, current, frozen
+from graftlm.kernels import Frozen, current, frozen, keep_freed
 from graftlm.sites import _attention
 from graftlm.sites._sites import Sites
 
@@ -18,6 +18,8 @@ class Quick:
     """
 
     def __init__(self, sites: Sites, pack: bool = False):
+        if sites.model.device.type == "cpu":
+            keep_freed()
         self.kernels: dict[str, str] = {}
         self._modules: list[nn.Module] = []
         self._before: list[tuple[Any, str]] = []
