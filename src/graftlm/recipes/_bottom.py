@@ -4,6 +4,7 @@ What is kept is what the blocks below the lowest act give at each real token, in
 left out or rounded. It is made in one pass before the first step, so that a run that goes on finds the same bits.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,7 +57,7 @@ class Bottom:
     """What the lowest `depth` blocks give for each row that was `keep`t; use it in place of the attached model."""
 
     def __init__(self, attached: Attached, depth: int):
-        self.depth = depth
+        self.depth, self.seconds = depth, 0.0
         self._attached = attached
         self._blocks = [attached.base.get_submodule(path) for path in attached.sites.blocks]
         self._kept: dict[Key, Tensor] = {}
@@ -72,6 +73,7 @@ class Bottom:
         self, rows: Sequence[Features], batched: Callable[[Sequence[Features]], dict[str, Any]], reporter: Reporter
     ) -> None:
         """Computes rows (in batches that `batched` makes) up to the lowest act."""
+        started = time.perf_counter()
         missing = list({key: row for row in rows if (key := _key(row)) not in self._kept}.values())
         self._attached.eval()
         with self._attached.disabled(), reporter.progress("cache", len(missing), unit="examples") as progress:
@@ -81,6 +83,7 @@ class Bottom:
                 for row, states in zip(own, hidden, strict=True):
                     self._kept[_key(row)] = states[: len(row.ids)].clone()
                 progress.advance(len(own))
+        self.seconds += time.perf_counter() - started
 
     def __call__(self, rows: Sequence[Features], batch: dict[str, Any]) -> Tensor:
         """The last hidden states (b t d) of a right-padded batch of rows, in which no prompt stands."""

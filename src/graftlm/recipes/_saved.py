@@ -51,6 +51,7 @@ def save(
         "timing": {
             "total_seconds": round(folder.seconds, 3),
             "train_seconds": round(outcome.seconds, 3),
+            "cache_seconds": round(model.bottom.seconds, 3) if model.bottom is not None else 0.0,
             "train_examples_per_second": round(outcome.examples / max(outcome.seconds, 1e-9), 2),
         },
         "peak_memory_bytes": peak_memory(),
