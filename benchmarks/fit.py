@@ -72,18 +72,18 @@ def our_step(shape: str, sites: Any, rank: int, precision: str) -> Callable[[], 
     from graftlm.methods.lora import LoraConfig
 
     base, batch, labelled = made(shape)
-    attached = attach(
-        base.to(torch.bfloat16 if precision == "bf16" else torch.float32), {"run": LoraConfig(rank=rank, sites=sites)}
-    ).train()
+    base = base.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    whole, head = base, getattr(base, "lm_head", None)
+    attached = attach(whole if head is None else whole.model, {"run": LoraConfig(rank=rank, sites=sites)}).train()
     attached.quicken()
     optimizer = torch.optim.AdamW(attached.parameters_of("run").values())
 
     def once() -> None:
-        if shape == "minilm":
+        if head is None:
             loss = attached(**batch).last_hidden_state[:, 0].float().pow(2).mean()
         else:
-            hidden = attached.base.model(**batch, use_cache=False).last_hidden_state
-            logits = attached.base.lm_head(hidden[:, :-1][labelled[:, 1:]])  # at labelled positions alone
+            hidden = attached(**batch, use_cache=False).last_hidden_state
+            logits = head(hidden[:, :-1][labelled[:, 1:]])  # at labelled positions alone
             loss = F.cross_entropy(logits.float(), batch["input_ids"][:, 1:][labelled[:, 1:]])
         loss.backward()
         optimizer.step()
@@ -173,7 +173,8 @@ def sst2(options: argparse.Namespace) -> None:
         seconds, memory = (statistics.median(row[key] for row in rows) for key in ("seconds", "memory"))
         accuracy = statistics.mean(row["accuracy"] for row in rows)
         print(
-            f"{side:20} {seconds:7.1f} s  {reference / seconds:5.2f} ×  {memory / 2**20:7.0f} MiB  accuracy {accuracy:.4f}"
+            f"{side:20} {seconds:7.1f} s  {reference / seconds:5.2f} ×  {memory / 2**20:7.0f} MiB  "
+            f"accuracy {accuracy:.4f}"
         )
 
 
