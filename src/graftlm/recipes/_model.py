@@ -1,7 +1,7 @@
 """A base, the runs on it and their heads, as one thing that turns examples into losses and logits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,15 +15,18 @@ from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
 from graftlm.methods import MethodConfig, attach
 from graftlm.recipes._cached import encoded
+from graftlm.recipes._language import Speaker
 from graftlm.sites import Attached, Past, Tokens, row_keys
 from graftlm.tasks import (
     NOWHERE,
     Encoded,
     Features,
+    LanguageHead,
     Problem,
     Reading,
     SequenceHead,
     TokenHead,
+    Written,
     collate,
     guessed_head,
     read_places,
@@ -40,12 +43,17 @@ class TaskModel:
 
     base: Base
     attached: Attached
-    head: SequenceHead | TokenHead
+    head: SequenceHead | TokenHead | LanguageHead
     problem: Problem
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
     base_parameters: int
     cache: Path | None = None
+
+    @property
+    def speaker(self) -> Speaker | None:
+        """What writes by the base's LM head, where the task has it so."""
+        return Speaker(self.base, self.attached, self.head) if isinstance(self.head, LanguageHead) else None
 
     @property
     def task(self) -> ModuleType:
@@ -60,14 +68,16 @@ class TaskModel:
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
         length = max_length or limit
-        if self.task.HEAD == "tokens":
+        if self.task.HEAD != "text":
             reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
+            if self.speaker is not None:
+                reading = replace(reading, end=self.speaker.end, apart=self.attached.sites.encoder_decoder)
             found: Encoded = self.task.encode(examples, reading, self.problem)
         else:
             rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)
             notes = (f"{cut} texts are longer than {length} tokens and were cut",) if cut else ()
             found = Encoded(examples, rows, range(len(rows)), notes=notes)
-        self._check_words(max((max(row.ids) for row in found.rows), default=0))
+        self._check_words(max((max(*row.ids, *(row.answer or ())) for row in found.rows), default=0))
         return found
 
     def _check_words(self, highest: int) -> None:
@@ -83,13 +93,15 @@ class TaskModel:
         """Each run's features, run after run -> logits (rows outputs), or (rows places outputs), in that order."""
         device = self.attached.device
         flat = [(features, self.virtual[run]) for run, own in rows.items() for features in own]
-        batch = collate(flat, self.base.pad_id, device)
-        if self.attached.sites.encoder_decoder:
-            batch |= self._decoder_inputs([features for features, _ in flat], device)
         if len(self.attached.runs) == 1:
             self.attached.route(self.attached.runs[0], keys)
         else:
             self.attached.route([run for run, own in rows.items() for _ in own], keys)
+        if self.speaker is not None:
+            return self.speaker.logits(flat)
+        batch = collate(flat, self.base.pad_id, device)
+        if self.attached.sites.encoder_decoder:
+            batch |= self._decoder_inputs([features for features, _ in flat], device)
         extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
         hidden = self.attached(**batch, **extra).last_hidden_state
         both = self.attached.sites.encoder_decoder
@@ -98,6 +110,7 @@ class TaskModel:
             return self.head(
                 hidden, read_places([(row, count) for (row, _), count in zip(flat, before, strict=True)], device)
             )
+        assert isinstance(self.head, SequenceHead)
         real = batch["attention_mask"].bool()
         if not self.head.counts_virtual:
             real &= batch["input_ids"] < self.attached.sites.vocabulary
@@ -144,6 +157,23 @@ class TaskModel:
                 progress.advance(len(batch))
         return out
 
+    def answer(
+        self, encoded: Encoded, run: str, size: int, reporter: Reporter, title: str, *, loss_alone: bool = False
+    ) -> Tensor | Written:
+        """What the task's `decode` and `metrics` take: logits of all rows, or what the model has written.
+
+        `loss_alone`: nothing is written where the model would, and only the losses are known.
+        """
+        if self.speaker is None:
+            return self.logits(encoded.rows, run, size, reporter, title)
+        self.attached.eval()
+        self.attached.route(run)
+        rows = [(row, self.virtual[run]) for row in encoded.rows]
+        with torch.inference_mode():
+            if loss_alone:
+                return Written(self.speaker.losses(rows, size, self.problem))
+            return self.speaker.write(rows, run, size, self.problem, reporter, title)
+
     def gates(self, features: Sequence[Features], run: str, size: int, reporter: Reporter) -> dict[str, Tensor]:
         """How far each gate opens for each example: `layer.role.part` -> (examples), in the examples' order."""
         with self.attached.gates() as found:
@@ -152,10 +182,13 @@ class TaskModel:
         places = torch.tensor([place for batch in batches for place in batch]).argsort()
         return {name: torch.cat(values)[places] for name, values in found.items()}
 
-    def metrics(self, logits: Tensor, encoded: Encoded) -> dict[str, float]:
+    def metrics(self, answer: Tensor | Written, encoded: Encoded) -> dict[str, float]:
         """The mean loss and the task's metrics."""
-        loss = float(self.task.loss(logits, self.task.goals(encoded)).mean())
-        return {"loss": loss, **self.task.metrics(logits, encoded, self.problem)}
+        if isinstance(answer, Written):
+            loss = answer.loss
+        else:
+            loss = float(self.task.loss(answer, self.task.goals(encoded)).mean())
+        return {"loss": loss, **self.task.metrics(answer, encoded, self.problem)}
 
 
 def build(
@@ -169,7 +202,10 @@ def build(
     size = sum(parameter.numel() for parameter in base.model.parameters())
     attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing)
     outputs = problem.module.outputs(problem)
-    if problem.module.HEAD == "tokens":
+    if problem.base_head is not None:
+        made = LanguageHead(attached, head)
+        problem = _speaking(problem, base, attached)
+    elif problem.module.HEAD == "tokens":
         made = TokenHead(attached, head, outputs)
     else:
         made = SequenceHead(attached, head, outputs, base.missing)
@@ -177,6 +213,15 @@ def build(
     return TaskModel(
         base, attached, made, problem, virtual, {run: _limit(base, attached, run) for run in methods}, size
     )
+
+
+def _speaking(problem: Problem, base: Base, attached: Attached) -> Problem:
+    """The problem with what its options take from the tokenizer; refuses a cache beside what sees the whole text."""
+    for run, why in attached.router.whole_text.items() if problem.options.cache else ():
+        raise UserError(
+            f'run "{run}" {why} the whole text, which a cache does not hold; -o task.cache=false writes without one'
+        )
+    return problem.module.prepared(problem, base.tokenizer)
 
 
 def _places(rows: Sequence[Features]) -> tuple[int, ...]:

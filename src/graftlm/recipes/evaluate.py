@@ -51,21 +51,21 @@ def evaluate(
     predictor.model.cache = default_folder() if data.cache and stored.get("cache", True) else None
     started = time.perf_counter()
     encoded = predictor.encode(examples, reporter)
-    logits = predictor.model.logits(encoded.rows, RUN, batch_size, reporter, "predict")
+    answer = predictor.model.answer(encoded, RUN, batch_size, reporter, "predict")
     seconds = time.perf_counter() - started
-    metrics = predictor.model.metrics(logits, encoded)
+    metrics = predictor.model.metrics(answer, encoded)
     bad = not_finite(metrics)
     if bad is not None:
         raise UserError(
             f"{run} has {bad} on {split}, so nothing is written; its training diverged, a lower learning rate may help"
         )
-    details = task.details(logits, encoded, problem)
+    details = task.details(answer, encoded, problem)
     primary = task.measures(problem)[0]
     folder = adapter_folder(Path(run))
     out = folder.parent if folder.name == "adapter" else folder
     write_json(out / "metrics.json", {"split": split, "metrics": metrics, "primary": primary})
     if predict:
-        write_jsonl(out / "predictions.jsonl", task.decode(logits, encoded, problem))
+        write_jsonl(out / "predictions.jsonl", task.decode(answer, encoded, problem))
     return Evaluation(
         split, metrics, primary, card.labels, details.per_class, details.confusion, len(examples), seconds
     )

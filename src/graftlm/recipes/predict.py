@@ -14,7 +14,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import with_head
-from graftlm.tasks import Encoded, Problem
+from graftlm.tasks import Encoded, Problem, Written
 
 RUN = "run"
 Text = str | tuple[str, str] | Example
@@ -42,12 +42,14 @@ class Predictor:
             raise UserError("predict takes a list of texts; put the one text into a list")
         examples = [self._example(text, place) for place, text in enumerate(texts)]
         encoded = self.encode(examples, reporter)
-        logits = self.model.logits(encoded.rows, RUN, batch_size, reporter or Silent(), "predict")
-        bad = (~logits.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
+        answer = self.model.answer(encoded, RUN, batch_size, reporter or Silent(), "predict")
+        bad = (
+            [] if isinstance(answer, Written) else (~answer.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
+        )
         if bad:
             place = encoded.owners[bad[0]] + 1
             raise UserError(f"this run gives no finite number for input {place}: its training diverged")
-        return self.model.task.decode(logits, encoded, self.model.problem)
+        return self.model.task.decode(answer, encoded, self.model.problem)
 
     def logits(self, examples: Sequence[Example], batch_size: int = 64, reporter: Reporter | None = None) -> Tensor:
         """Logits (rows outputs) in order, a row an example or, for a task of tokens, (rows places outputs)."""
@@ -107,7 +109,7 @@ def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:
     """A run's card, its base with nothing attached, and its method."""
     card = load_card(run)
     check_files(run, card)
-    base = load_base(card.model)
+    base = load_base(card.model, head=problem_of(card).base_head)
     if base.fingerprint != card.fingerprint:
         raise UserError(
             f'{run} was trained on another "{card.model}": its fingerprint is {card.fingerprint}, '

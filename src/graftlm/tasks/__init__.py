@@ -3,8 +3,10 @@
 from graftlm.tasks._data import load, read_texts
 from graftlm.tasks._features import Encoded, Features, Reading, collate, encode, read_places
 from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, guessed_head, head_keys
+from graftlm.tasks._language_head import LanguageHead
 from graftlm.tasks._source import locate
 from graftlm.tasks._task import PACKAGE, Details, Problem, TaskData, parse, task
+from graftlm.tasks._written import Written
 
 __all__ = [
     "NOWHERE",
@@ -12,11 +14,13 @@ __all__ = [
     "Details",
     "Encoded",
     "Features",
+    "LanguageHead",
     "Problem",
     "Reading",
     "SequenceHead",
     "TaskData",
     "TokenHead",
+    "Written",
     "collate",
     "encode",
     "guessed_head",
