@@ -77,7 +77,7 @@ class TaskModel:
             rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)
             notes = (f"{cut} texts are longer than {length} tokens and were cut",) if cut else ()
             found = Encoded(examples, rows, range(len(rows)), notes=notes)
-        self._check_words(max((max(*row.ids, *(row.answer or ())) for row in found.rows), default=0))
+        self._check_words(max((max((*row.ids, *(row.answer or ()))) for row in found.rows), default=0))
         return found
 
     def _check_words(self, highest: int) -> None:
