@@ -1,4 +1,4 @@
-"""Generation on tiny decoders and encoder-decoders, with any method: trained, stored, asked again, many runs at once."""
+"""Generation on tiny models that write, with any method: trained, stored, asked again, many runs at once."""
 
 import json
 from pathlib import Path
@@ -171,9 +171,7 @@ def test_peft_reads_a_generator_and_gives_the_same_logits(family: str, method: s
     plain = tiny.model(family, lm=True)
     model = saved(plain, tmp_path / "base")
     data = {"path": write(tmp_path / "rows.jsonl", pairs(20)), "split": {"train": 0.6, "validation": 0.4}}
-    graftlm.fit(
-        model=model, task=task(method), data=data, method=METHODS[method], out=tmp_path / "run", training=SHORT
-    )
+    graftlm.fit(model=model, task=task(method), data=data, method=METHODS[method], out=tmp_path / "run", training=SHORT)
     graftlm.export_peft(tmp_path / "run", tmp_path / "exported")
     predictor = graftlm.load(tmp_path / "run")
     row = Features([4, 9, 5, 7], None, answer=[20, 31, 2])

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
@@ -26,9 +27,11 @@ from graftlm.tasks import (
     Reading,
     SequenceHead,
     TokenHead,
+    VectorHead,
     Written,
     collate,
     guessed_head,
+    must_train,
     read_places,
 )
 from graftlm.training import sorted_batches
@@ -43,7 +46,7 @@ class TaskModel:
 
     base: Base
     attached: Attached
-    head: SequenceHead | TokenHead | LanguageHead
+    head: SequenceHead | TokenHead | LanguageHead | VectorHead
     problem: Problem
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
@@ -92,11 +95,12 @@ class TaskModel:
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
         """Each run's features, run after run -> logits (rows outputs), or (rows places outputs), in that order."""
         device = self.attached.device
-        flat = [(features, self.virtual[run]) for run, own in rows.items() for features in own]
+        named = [(run, part) for run, own in rows.items() for features in own for part in features.parts]
+        flat = [(features, self.virtual[run]) for run, features in named]
         if len(self.attached.runs) == 1:
             self.attached.route(self.attached.runs[0], keys)
         else:
-            self.attached.route([run for run, own in rows.items() for _ in own], keys)
+            self.attached.route([run for run, _ in named], keys)
         if self.speaker is not None:
             return self.speaker.logits(flat)
         batch = collate(flat, self.base.pad_id, device)
@@ -110,13 +114,16 @@ class TaskModel:
             return self.head(
                 hidden, read_places([(row, count) for (row, _), count in zip(flat, before, strict=True)], device)
             )
-        assert isinstance(self.head, SequenceHead)
         real = batch["attention_mask"].bool()
-        if not self.head.counts_virtual:
+        if not (isinstance(self.head, SequenceHead) and self.head.counts_virtual):
             real &= batch["input_ids"] < self.attached.sites.vocabulary
         if both:
             real = batch["decoder_attention_mask"].bool()
-        return self.head(hidden, real)
+        if isinstance(self.head, SequenceHead):
+            return self.head(hidden, real)
+        assert isinstance(self.head, VectorHead)
+        sizes = [len(features.parts) for own in rows.values() for features in own]
+        return pad_sequence(list(self.head(hidden, real).split(sizes)), batch_first=True)
 
     def _decoder_inputs(self, rows: Sequence[Features], device: torch.device) -> dict[str, Tensor]:
         """The same texts one place to the right, as the families' own classifiers give them to the decoder."""
@@ -133,20 +140,26 @@ class TaskModel:
         targets: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """The loss of each example that a step takes of each run, by run."""
-        keys = [row_keys(self.attached.seeds[run], steps[run], torch.tensor(own)) for run, own in rows.items()]
+        keys = [row_keys(self.attached.seeds[run], steps[run], _names(own, features[run])) for run, own in rows.items()]
         chosen = {run: [features[run][index] for index in own] for run, own in rows.items()}
         logits = self.forward(chosen, torch.cat(keys).to(self.attached.device))
         parts = logits.split([len(own) for own in rows.values()])
         return {
-            run: self.task.loss(part, targets[run][list(own)].to(part.device))
+            run: self._loss(part, targets[run][list(own)].to(part.device))
             for (run, own), part in zip(rows.items(), parts, strict=True)
         }
 
+    def _loss(self, logits: Tensor, goals: Tensor) -> Tensor:
+        if isinstance(self.head, VectorHead):
+            return self.task.loss(logits, goals, self.problem.options)
+        return self.task.loss(logits, goals)
+
     def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
         """Logits (rows outputs), or (rows places outputs), on the CPU in the rows' order, batched by length."""
-        out = torch.full((len(features), *_places(features), self.head.outputs), NOWHERE)
+        wide = (max(len(row.parts) for row in features),) if isinstance(self.head, VectorHead) and features else ()
+        out = torch.full((len(features), *(wide or _places(features)), self.head.outputs), 0.0 if wide else NOWHERE)
         self.attached.eval()
-        batches = sorted_batches([len(row.ids) for row in features], size)
+        batches = sorted_batches([row.length for row in features], size)
         with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
             for batch in batches:
                 found = self.forward({run: [features[index] for index in batch]}).float().cpu()
@@ -187,7 +200,7 @@ class TaskModel:
         if isinstance(answer, Written):
             loss = answer.loss
         else:
-            loss = float(self.task.loss(answer, self.task.goals(encoded)).mean())
+            loss = float(self._loss(answer, self.task.goals(encoded)).mean())
         return {"loss": loss, **self.task.metrics(answer, encoded, self.problem)}
 
 
@@ -205,6 +218,9 @@ def build(
     if problem.base_head is not None:
         made = LanguageHead(attached, head)
         problem = _speaking(problem, base, attached)
+    elif problem.module.HEAD == "vectors":
+        must_train(attached)
+        made = VectorHead(attached, head)
     elif problem.module.HEAD == "tokens":
         made = TokenHead(attached, head, outputs)
     else:
@@ -228,6 +244,11 @@ def _places(rows: Sequence[Features]) -> tuple[int, ...]:
     """The most places of a row; nothing where a head reads whole rows."""
     counts = [len(row.places) for row in rows if row.places is not None]
     return (max(counts),) if counts else ()
+
+
+def _names(rows: Sequence[int], features: Sequence[Features]) -> Tensor:
+    """What each row that goes through the model is known by: its example's number, and its place in there."""
+    return torch.tensor([row + (place << 40) for row in rows for place in range(len(features[row].parts))])
 
 
 def _causal(attached: Attached) -> bool:

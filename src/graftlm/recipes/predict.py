@@ -1,6 +1,7 @@
 """One job: load a run beside its base, and ask it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,33 @@ class Predictor:
             raise UserError(f"this run gives no finite number for input {place}: its training diverged")
         return self.model.task.decode(answer, encoded, self.model.problem)
 
+    def rank(
+        self,
+        queries: Sequence[Text],
+        candidates: Sequence[Text],
+        top: int = 10,
+        batch_size: int = 64,
+        reporter: Reporter | None = None,
+    ) -> list[dict[str, Any]]:
+        """For each query the nearest candidates, best first: {"best": [{"text", "score"}]}, with ids that they have.
+
+        A score is the cosine of the two vectors. A run of another task than matching is refused.
+        """
+        if self.model.task.HEAD != "vectors":
+            raise UserError(f"this run was trained on {self.card.task}; a run of matching ranks candidates")
+        given = [self._example(text, place) for place, text in enumerate(candidates)]
+        one, other = (self.logits(own, batch_size, reporter)[:, 0] for own in (self._bare(queries), self._bare(given)))
+        answers: list[dict[str, Any]] = []
+        for query in one:
+            scores = other @ query
+            order = scores.argsort(descending=True, stable=True)[:top].tolist()
+            answers.append({"best": [_ranked(given[place], float(scores[place])) for place in order]})
+        return answers
+
+    def _bare(self, texts: Sequence[Text]) -> list[Example]:
+        examples = [self._example(text, place) for place, text in enumerate(texts)]
+        return [replace(example, answer=None) for example in examples]
+
     def logits(self, examples: Sequence[Example], batch_size: int = 64, reporter: Reporter | None = None) -> Tensor:
         """Logits (rows outputs) in order, a row an example or, for a task of tokens, (rows places outputs)."""
         rows = self.encode(examples, reporter).rows
@@ -80,6 +108,11 @@ class Predictor:
             wanted, given = ("pairs of texts", "one text") if self.card.pair else ("single texts", "a pair")
             raise UserError(f"this run was trained on {wanted}, but input {place + 1} is {given}")
         return example
+
+
+def _ranked(candidate: Example, score: float) -> dict[str, Any]:
+    name = {} if candidate.id is None else {"id": candidate.id}
+    return {**name, "text": candidate.text, "score": score}
 
 
 def load(run: str | Path, reporter: Reporter | None = None, *, strength: float = 1.0) -> Predictor:

@@ -2,7 +2,7 @@
 
 from graftlm.tasks._data import load, read_texts
 from graftlm.tasks._features import Encoded, Features, Reading, collate, encode, read_places
-from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, guessed_head, head_keys
+from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, VectorHead, guessed_head, head_keys, must_train
 from graftlm.tasks._language_head import LanguageHead
 from graftlm.tasks._source import locate
 from graftlm.tasks._task import PACKAGE, Details, Problem, TaskData, parse, task
@@ -20,6 +20,7 @@ __all__ = [
     "SequenceHead",
     "TaskData",
     "TokenHead",
+    "VectorHead",
     "Written",
     "collate",
     "encode",
@@ -27,6 +28,7 @@ __all__ = [
     "head_keys",
     "load",
     "locate",
+    "must_train",
     "parse",
     "read_places",
     "read_texts",

@@ -15,18 +15,25 @@ from graftlm.core.example import Example
 class Features:
     """One row's token ids, where the model has them segment ids, and the tokens that a head reads one by one.
 
-    `answer` are the ids that the model should write after the row, its end included.
+    `answer` are the ids that the model should write after the row, its end included. `others` are texts that belong
+    to this one, and are learned from with it.
     """
 
     ids: list[int]
     types: list[int] | None
     places: list[int] | None = None
     answer: list[int] | None = None
+    others: tuple["Features", ...] = ()
 
     @property
     def length(self) -> int:
-        """The tokens that a model is given, without virtual ones."""
-        return len(self.ids) + len(self.answer or ())
+        """The tokens that a model is given in one row, without virtual ones."""
+        return max(len(self.ids) + len(self.answer or ()), *(other.length for other in self.others), 0)
+
+    @property
+    def parts(self) -> tuple["Features", ...]:
+        """The row and its others."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True)

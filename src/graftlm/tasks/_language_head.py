@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from graftlm.core.errors import UserError
 from graftlm.core.settings import HeadConfig
 from graftlm.sites import Attached
+from graftlm.tasks._head import must_train
 
 
 class LanguageHead:
     """Nothing of its own: what the family does around its LM head (scales, soft caps, biases) stays as it is.
 
-    A method on the LM head acts there as anywhere. Runs of methods that train nothing else than a new head are refused.
+    A method on the LM head acts there as anywhere.
     """
 
     outputs = 0
@@ -23,12 +24,7 @@ class LanguageHead:
         if config != HeadConfig():
             name = "pooling" if config.pooling != "default" else "dropout"
             raise UserError(f"head.{name} = {getattr(config, name)}, but this task uses the model's own LM head")
-        for run in attached.runs:
-            if not attached.parameters_of(run):
-                raise UserError(
-                    f'run "{run}" would train nothing: its method leaves the base as it is, and this task uses the '
-                    "model's own LM head; lora or any other method works"
-                )
+        must_train(attached)
         self._attached = attached
 
     @contextmanager

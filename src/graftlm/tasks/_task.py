@@ -92,8 +92,9 @@ def task(name: str) -> ModuleType:
     It has LOWER_IS_BETTER, TUNES, `Options`, `measures`, `outputs`, `goals`, `loss`, `decode`, `metrics`,
     `details` and `tuned`, as graftlm.tasks.classification does. READS says what an example is: a text with a "class" or
     a "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
-    "text", or "tokens" of rows that the task's own `encode` makes; or "lm", the base's own, which foresees each row's
-    answer and writes texts: what `decode` and `metrics` take is then `Written`.
+    "text", or by the task's own `encode` "tokens" of rows, or "vectors" of a row and the texts that belong to it, whose
+    `loss` takes the options too; or "lm", the base's own, which foresees each row's answer and writes texts: what
+    `decode` and `metrics` take is then `Written`.
     """
     return registry.load(PACKAGE, "task", name)
 
