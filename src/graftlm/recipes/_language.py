@@ -1,6 +1,6 @@
 """Rows of prompts and answers through a model with its LM head: the logits of the answers, and texts of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.core.reporter import Reporter
 from graftlm.sites import Attached
-from graftlm.tasks import Features, LanguageHead, Problem, Written, collate
+from graftlm.tasks import Features, Guessed, LanguageHead, Problem, Written, collate, read_places
 from graftlm.training import sorted_batches
 
 Rows = Sequence[tuple[Features, list[int]]]
@@ -137,3 +137,42 @@ class Speaker:
 
     def _ended(self, ids: list[int]) -> list[int]:
         return ids[: ids.index(self.end) + 1] if self.end in ids else ids
+
+
+def masked_logits(attached: Attached, head: LanguageHead, rows: Rows, pad: int) -> Tensor:
+    """The logits (b w v) at the places that each row is read at; a route must be in force."""
+    places = read_places([(row, len(virtual)) for row, virtual in rows], attached.device)
+    batch = collate(rows, pad, attached.device)
+    with head.reading(places):
+        return attached(**batch).logits
+
+
+def guess(
+    logits_of: Callable[[Sequence[Features]], Tensor],
+    rows: Sequence[Features],
+    size: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    decode: Callable[[list[int]], str],
+    best: int,
+) -> Guessed:
+    """The `best` words for each place of each row, and the ranks and losses of those in `answer`."""
+    losses = torch.full((len(rows),), torch.nan)
+    words: list[list[list[tuple[str, float]]]] = [[] for _ in rows]
+    ranks: list[list[int]] = [[] for _ in rows]
+    for batch in sorted_batches([len(row.ids) for row in rows], size):
+        logits = logits_of([rows[place] for place in batch]).float()
+        top = logits.softmax(-1).topk(min(best, logits.shape[-1]))
+        goals = [torch.tensor(rows[place].answer or [], dtype=torch.long) for place in batch]
+        right = torch.nn.utils.rnn.pad_sequence(goals, batch_first=True, padding_value=-100).to(logits.device)
+        each = loss(logits, right).cpu()
+        for index, place in enumerate(batch):
+            row = rows[place]
+            for spot, _ in enumerate(row.places or ()):
+                shares, ids = top.values[index, spot].tolist(), top.indices[index, spot].tolist()
+                words[place].append([(decode([one]).strip(), share) for one, share in zip(ids, shares, strict=True)])
+                goal = row.answer[spot] if row.answer else -1
+                known = goal >= 0
+                ranks[place].append(int((logits[index, spot] >= logits[index, spot, goal]).sum()) if known else 0)
+            if any(goal >= 0 for goal in row.answer or ()):
+                losses[place] = each[index]
+    return Guessed(losses, words, ranks)

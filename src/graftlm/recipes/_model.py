@@ -16,12 +16,14 @@ from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
 from graftlm.methods import MethodConfig, attach
 from graftlm.recipes._cached import encoded
-from graftlm.recipes._language import Speaker
-from graftlm.sites import Attached, Past, Tokens, row_keys
+from graftlm.recipes._language import Speaker, guess, masked_logits
+from graftlm.recipes._room import room_for, virtual_of
+from graftlm.sites import Attached, row_keys
 from graftlm.tasks import (
     NOWHERE,
     Encoded,
     Features,
+    Guessed,
     LanguageHead,
     Problem,
     Reading,
@@ -31,6 +33,7 @@ from graftlm.tasks import (
     Written,
     collate,
     guessed_head,
+    mean_loss,
     must_train,
     read_places,
 )
@@ -56,7 +59,9 @@ class TaskModel:
     @property
     def speaker(self) -> Speaker | None:
         """What writes by the base's LM head, where the task has it so."""
-        return Speaker(self.base, self.attached, self.head) if isinstance(self.head, LanguageHead) else None
+        if self.task.HEAD != "lm" or not isinstance(self.head, LanguageHead):
+            return None
+        return Speaker(self.base, self.attached, self.head)
 
     @property
     def task(self) -> ModuleType:
@@ -103,6 +108,8 @@ class TaskModel:
             self.attached.route([run for run, _ in named], keys)
         if self.speaker is not None:
             return self.speaker.logits(flat)
+        if isinstance(self.head, LanguageHead):
+            return masked_logits(self.attached, self.head, flat, self.base.pad_id)
         batch = collate(flat, self.base.pad_id, device)
         if self.attached.sites.encoder_decoder:
             batch |= self._decoder_inputs([features for features, _ in flat], device)
@@ -172,15 +179,19 @@ class TaskModel:
 
     def answer(
         self, encoded: Encoded, run: str, size: int, reporter: Reporter, title: str, *, loss_alone: bool = False
-    ) -> Tensor | Written:
-        """What the task's `decode` and `metrics` take: logits of all rows, or what the model has written.
+    ) -> Tensor | Written | Guessed:
+        """What the task's `decode` and `metrics` take: logits of all rows, or what the model has written or guessed.
 
         `loss_alone`: nothing is written where the model would, and only the losses are known.
         """
-        if self.speaker is None:
+        if not isinstance(self.head, LanguageHead):
             return self.logits(encoded.rows, run, size, reporter, title)
         self.attached.eval()
         self.attached.route(run)
+        if self.speaker is None:
+            decode, best = self.base.tokenizer.decode, self.problem.options.best
+            with torch.inference_mode():
+                return guess(lambda rows: self.forward({run: rows}), encoded.rows, size, self.task.loss, decode, best)
         rows = [(row, self.virtual[run]) for row in encoded.rows]
         with torch.inference_mode():
             if loss_alone:
@@ -195,12 +206,12 @@ class TaskModel:
         places = torch.tensor([place for batch in batches for place in batch]).argsort()
         return {name: torch.cat(values)[places] for name, values in found.items()}
 
-    def metrics(self, answer: Tensor | Written, encoded: Encoded) -> dict[str, float]:
+    def metrics(self, answer: Tensor | Written | Guessed, encoded: Encoded) -> dict[str, float]:
         """The mean loss and the task's metrics."""
-        if isinstance(answer, Written):
-            loss = answer.loss
-        else:
+        if isinstance(answer, Tensor):
             loss = float(self._loss(answer, self.task.goals(encoded)).mean())
+        else:
+            loss = mean_loss(answer)
         return {"loss": loss, **self.task.metrics(answer, encoded, self.problem)}
 
 
@@ -225,15 +236,16 @@ def build(
         made = TokenHead(attached, head, outputs)
     else:
         made = SequenceHead(attached, head, outputs, base.missing)
-    virtual = {run: _virtual(attached, run) for run in methods}
+    virtual = {run: virtual_of(attached, run) for run in methods}
     return TaskModel(
-        base, attached, made, problem, virtual, {run: _limit(base, attached, run) for run in methods}, size
+        base, attached, made, problem, virtual, {run: room_for(base, attached, run) for run in methods}, size
     )
 
 
 def _speaking(problem: Problem, base: Base, attached: Attached) -> Problem:
     """The problem with what its options take from the tokenizer; refuses a cache beside what sees the whole text."""
-    for run, why in attached.router.whole_text.items() if problem.options.cache else ():
+    cached = problem.base_head == "lm" and problem.options.cache
+    for run, why in attached.router.whole_text.items() if cached else ():
         raise UserError(
             f'run "{run}" {why} the whole text, which a cache does not hold; -o task.cache=false writes without one'
         )
@@ -253,37 +265,3 @@ def _names(rows: Sequence[int], features: Sequence[Features]) -> Tensor:
 
 def _causal(attached: Attached) -> bool:
     return (attached.sites.head or guessed_head(attached)).pool == "last"
-
-
-def _virtual(attached: Attached, run: str) -> list[int]:
-    first = attached.sites.vocabulary
-    return [first + slot for act in attached.acts[run] if isinstance(act, Tokens) for slot in range(act.length)]
-
-
-def _limit(base: Base, attached: Attached, run: str) -> int:
-    """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8.
-
-    The encoder and the decoder of a model that has both count positions each for itself; the fuller one decides.
-    """
-    positions = attached.sites.positions
-    longest = min(int(base.tokenizer.model_max_length), positions or 1 << 20, 1 << 20)
-    if positions is None:
-        return longest
-    taken: dict[str, int] = {}
-    for act in attached.acts[run]:
-        if isinstance(act, (Past, Tokens)):
-            stream = act.part if isinstance(act, Past) else "encoder" if attached.sites.encoder_decoder else ""
-            taken[stream] = taken.get(stream, 0) + _taken(act, positions)
-    most = max(taken.values(), default=0)
-    if positions - most < 8:
-        raise UserError(
-            f'run "{run}" puts {most} virtual tokens before the text, but {base.source.name} has {positions} positions'
-        )
-    return min(longest, positions - most)
-
-
-def _taken(act: Past | Tokens, positions: int) -> int:
-    """How far a prefix or prompt moves the text; a prompt that does not move it must still have its own positions."""
-    if isinstance(act, Past):
-        return act.position_shift
-    return act.length if act.length > positions else act.length + act.position_shift

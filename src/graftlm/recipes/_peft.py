@@ -39,7 +39,7 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "ru
         _sayable(model, head, run)
         assert sites.head is not None
         kind, paths = "SEQ_CLS", head_keys(model.head, sites.head, sites.class_prefix)
-    elif isinstance(model.head, LanguageHead):
+    elif isinstance(model.head, LanguageHead) and model.task.HEAD == "lm":
         kind, paths = "SEQ_2_SEQ_LM" if sites.encoder_decoder else "CAUSAL_LM", {}
     else:
         kind, paths = _token_paths(form, model)

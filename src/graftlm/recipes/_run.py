@@ -19,7 +19,7 @@ from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
-from graftlm.tasks import Encoded, Problem, TaskData, Written
+from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
 from graftlm.training import Losses, Plan, optimizers
 
 
@@ -133,7 +133,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     if not validation:
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(run.method)
-    writes = run.problem.base_head is not None
+    writes = run.problem.base_head == "lm"
     metric = config.training.metric or ("loss" if writes else model.task.measures(model.problem)[0])
     worse_is_more = metric in model.task.LOWER_IS_BETTER
     plan = Plan(
@@ -159,7 +159,7 @@ def _evaluator(
     size = run.config.training.eval_batch_size
     alone = metric == "loss"
 
-    def answer(rows: int) -> Tensor | Written:
+    def answer(rows: int) -> Tensor | Written | Guessed:
         return model.answer(watched, run.name, rows, quiet, "evaluate", loss_alone=alone)
 
     def evaluate() -> Mapping[str, float]:

@@ -110,7 +110,7 @@ def _answers(job: Job, reporter: Reporter) -> tuple[list[dict[str, Any]] | None,
     Beside them all metrics of a model that writes, for none was written while it was trained.
     """
     config, data, model = job.run.config, job.run.data, job.model
-    writes = model.problem.base_head is not None
+    writes = model.problem.base_head == "lm"
     if not data.splits.get("validation") or not (config.predict or model.task.TUNES or writes):
         return None, {}
     encoded = model.encode(data.splits["validation"], job.run.name, job.max_length)

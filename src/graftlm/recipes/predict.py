@@ -15,7 +15,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import with_head
-from graftlm.tasks import Encoded, Problem, Written
+from graftlm.tasks import Encoded, Problem
 
 RUN = "run"
 Text = str | tuple[str, str] | Example
@@ -44,12 +44,11 @@ class Predictor:
         examples = [self._example(text, place) for place, text in enumerate(texts)]
         encoded = self.encode(examples, reporter)
         answer = self.model.answer(encoded, RUN, batch_size, reporter or Silent(), "predict")
-        bad = (
-            [] if isinstance(answer, Written) else (~answer.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
-        )
-        if bad:
-            place = encoded.owners[bad[0]] + 1
-            raise UserError(f"this run gives no finite number for input {place}: its training diverged")
+        if isinstance(answer, Tensor):
+            bad = (~answer.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
+            if bad:
+                place = encoded.owners[bad[0]] + 1
+                raise UserError(f"this run gives no finite number for input {place}: its training diverged")
         return self.model.task.decode(answer, encoded, self.model.problem)
 
     def rank(

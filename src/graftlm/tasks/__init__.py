@@ -6,7 +6,7 @@ from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, VectorHead, gu
 from graftlm.tasks._language_head import LanguageHead
 from graftlm.tasks._source import locate
 from graftlm.tasks._task import PACKAGE, Details, Problem, TaskData, parse, task
-from graftlm.tasks._written import Written
+from graftlm.tasks._written import Guessed, Written, mean_loss
 
 __all__ = [
     "NOWHERE",
@@ -14,6 +14,7 @@ __all__ = [
     "Details",
     "Encoded",
     "Features",
+    "Guessed",
     "LanguageHead",
     "Problem",
     "Reading",
@@ -28,6 +29,7 @@ __all__ = [
     "head_keys",
     "load",
     "locate",
+    "mean_loss",
     "must_train",
     "parse",
     "read_places",

@@ -13,7 +13,7 @@ from graftlm.core.settings import DataConfig
 from graftlm.tasks._read import Table
 
 PACKAGE = "graftlm.tasks"
-BASE_HEADS = ("lm",)
+BASE_HEADS = ("lm", "mlm")
 
 
 class NoOptions(Config):
@@ -34,7 +34,7 @@ class Problem:
 
     @property
     def base_head(self) -> str | None:
-        """The head of the base's own that the task uses: "lm", or None where it has a head of its own."""
+        """The head of the base's own that the task uses: "lm" or "mlm", or None where it has a head of its own."""
         return self.module.HEAD if self.module.HEAD in BASE_HEADS else None
 
     @property
@@ -94,7 +94,7 @@ def task(name: str) -> ModuleType:
     a "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
     "text", or by the task's own `encode` "tokens" of rows, or "vectors" of a row and the texts that belong to it, whose
     `loss` takes the options too; or "lm", the base's own, which foresees each row's answer and writes texts: what
-    `decode` and `metrics` take is then `Written`.
+    `decode` and `metrics` take is then `Written`; or "mlm", an encoder's own, which guesses words: `Guessed`.
     """
     return registry.load(PACKAGE, "task", name)
 

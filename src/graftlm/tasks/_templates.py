@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-FIELD = re.compile(r"\{\{|\}\}|\{([^{}\n]+)\}")
+FIELD = re.compile(r"\{\{|\}\}|\{([^{}\s][^{}\n]*)\}")
 
 
 def _written(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a model has written, and how well it foresaw what it should have."""
+"""What a model has written or guessed by its own head, and how well it foresaw what it should have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,20 @@ class Written:
     texts: Sequence[Sequence[str]] = ()
     scores: Sequence[Sequence[float]] = ()
 
-    @property
-    def loss(self) -> float:
-        """The mean of the losses there are; 0 without any."""
-        known = self.losses[~self.losses.isnan()]
-        return float(known.double().mean()) if len(known) else 0.0
+
+@dataclass(frozen=True)
+class Guessed:
+    """For each place of each row the likeliest words with their probabilities, and the rank of the right one.
+
+    `losses` (rows) are not a number where nothing is right; a rank counts from 1, 0 where it is not known.
+    """
+
+    losses: Tensor
+    words: Sequence[Sequence[Sequence[tuple[str, float]]]]
+    ranks: Sequence[Sequence[int]]
+
+
+def mean_loss(found: Written | Guessed) -> float:
+    """The mean of the losses there are; 0 without any."""
+    known = found.losses[~found.losses.isnan()]
+    return float(known.double().mean()) if len(known) else 0.0

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError, unknown
@@ -22,11 +21,12 @@ from graftlm.tasks._read import Table
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._templates import Template
 from graftlm.tasks._text_metrics import Metric, score
-from graftlm.tasks._token_loss import UNREAD, goals_of
+from graftlm.tasks._token_loss import goals_of, language_loss
 from graftlm.tasks._written import Written
 
 READS, HEAD, TUNES = "rows", "lm", False
 LOWER_IS_BETTER = ("loss",)
+loss = language_loss
 REFERENCES = ("references", "targets", "outputs", "answers")
 FEWEST = 8  # tokens of a prompt
 
@@ -205,14 +205,6 @@ def goals(encoded: Encoded) -> Tensor:
     if bare is not None:
         raise UserError(f"an example without a target: {bare.text[:60]!r}")
     return goals_of([torch.tensor(row.answer or [], dtype=torch.long) for row in encoded.rows])
-
-
-def loss(logits: Tensor, goals: Tensor) -> Tensor:
-    """logits (b w v), goals (b w') -> (b): the mean cross-entropy of a row's target tokens."""
-    width = min(logits.shape[1], goals.shape[1])
-    goals, logits = goals[:, :width], logits[:, :width]
-    each = functional.cross_entropy(logits.flatten(0, 1), goals.flatten(), ignore_index=UNREAD, reduction="none")
-    return each.view(goals.shape).sum(1) / (goals != UNREAD).sum(1).clamp(min=1)
 
 
 def decode(written: Written, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:

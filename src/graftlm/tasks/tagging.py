@@ -17,7 +17,7 @@ from graftlm.tasks._features import Encoded, Features, Reading
 from graftlm.tasks._read import Table, shown
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, goals_of, token_loss
-from graftlm.tasks._windows import Span, Window, windows
+from graftlm.tasks._windows import Span, Window, chosen_tokens, windows
 
 READS, HEAD, TUNES = "rows", "tokens", False
 LOWER_IS_BETTER = ("loss",)
@@ -151,7 +151,7 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     meaning: list[list[int | None]] = []
     read_words = 0
     for owner, own in parts.items():
-        chosen = _chosen(examples[owner].words or (), own, options.subword == "last")
+        chosen = chosen_tokens(examples[owner].words or (), own, options.subword == "last")
         read_words += len(chosen)
         for number, window in enumerate(own):
             here = {place: word for word, (which, place) in chosen.items() if which == number}
@@ -162,33 +162,6 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
             meaning.append([here[place] for place in places] or [None])
             owners.append(owner)
     return Encoded(examples, rows, owners, meaning, _notes(examples, parts, read_words, reading))
-
-
-def _chosen(words: Sequence[Span], parts: Sequence[Window], last: bool) -> dict[int, tuple[int, int]]:
-    """For each word that has a token, the part that it is read in and which of the part's tokens is read."""
-    tokens: dict[int, Span] = {}
-    for part in parts:
-        tokens |= dict(enumerate(part.spans, part.start))
-    chosen: dict[int, tuple[int, int]] = {}
-    token = 0
-    for word, (start, end) in enumerate(words):
-        while token in tokens and tokens[token][1] <= start:
-            token += 1
-        own = token
-        while own in tokens and (tokens[own][1] <= start or tokens[own][0] == tokens[own][1]):
-            own += 1
-        if own not in tokens or tokens[own][0] >= end:
-            continue
-        while last and own + 1 in tokens and tokens[own + 1][0] < end:
-            own += 1
-        holding = [
-            (part.context(own - part.start), -number)
-            for number, part in enumerate(parts)
-            if part.start <= own < part.start + len(part.spans)
-        ]
-        number = -max(holding)[1]
-        chosen[word] = (number, own - parts[number].start)
-    return chosen
 
 
 def _notes(
