@@ -14,7 +14,7 @@ from graftlm.tasks import LanguageHead, SequenceHead, head_keys
 # Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
 # as PEFT does and vLLM asks, but not for prompt types, where older releases do not know the key.
 SAVED_ANYHOW = ("classifier", "score")
-TOKEN_TYPES = {"tagging": "TOKEN_CLS", "spans": "QUESTION_ANS"}
+TOKEN_TYPES = {"tagging": "TOKEN_CLS", "spelling": "TOKEN_CLS", "spans": "QUESTION_ANS"}
 
 
 def method_form(method: MethodConfig, sites: Sites) -> PeftForm | None:
