@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graftlm.cli._options import marks, pairs
+from graftlm.cli._options import marks, pairs, task_values
 from graftlm.core.errors import UserError
 
 STDIN = "standard input"
@@ -35,6 +35,9 @@ def predict(
         Path | None, typer.Option(metavar="FILE", help="Candidates; each text's nearest ones, by a run of matching.")
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", help="How many candidates --rank gives.", min=1)] = 10,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of its task: task.beams=4.")
+    ] = None,
     gates: Annotated[
         bool, typer.Option("--gates", help="Add the gates' values; a table of them, and a plot in RUN/gates.html.")
     ] = False,
@@ -66,7 +69,7 @@ def predict(
     from graftlm.recipes.predict import load
 
     reporter = ConsoleReporter(quiet=quiet)
-    predictor = load(run, reporter)
+    predictor = load(run, reporter, task=task_values(option))
     if rank is not None:
         from graftlm.tasks import read_texts
 

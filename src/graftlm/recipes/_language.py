@@ -9,11 +9,12 @@ from torch import Tensor
 
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
-from graftlm.core.reporter import Reporter
+from graftlm.core.reporter import Progress, Reporter, Silent
 from graftlm.sites import Attached
 from graftlm.tasks import Features, Guessed, LanguageHead, Problem, Written, collate, read_places
 from graftlm.training import sorted_batches
 
+MOST_LOGITS = 1 << 26  # numbers of one evaluated batch: a quarter of a GB in fp32
 Rows = Sequence[tuple[Features, list[int]]]
 """Features, and the virtual tokens' ids in front of each."""
 
@@ -65,21 +66,30 @@ class Speaker:
         places = torch.nn.utils.rnn.pad_sequence(spans, batch_first=True, padding_value=-1)
         return batch, places.to(device)
 
-    def losses(self, rows: Rows, size: int, problem: Problem) -> Tensor:
+    def losses(
+        self, rows: Rows, size: int, problem: Problem, reporter: Reporter | None = None, title: str = ""
+    ) -> Tensor:
         """The loss of each row's answer (rows), on the CPU; not a number where there is none."""
         found = torch.full((len(rows),), torch.nan)
         known = [place for place, (row, _) in enumerate(rows) if row.answer]
-        for part in sorted_batches([rows[place][0].length for place in known], size):
-            batch = [known[place] for place in part]
-            logits = self.logits([rows[place] for place in batch]).float()
-            goals = [torch.tensor(rows[place][0].answer) for place in batch]
-            wanted = torch.nn.utils.rnn.pad_sequence(goals, batch_first=True, padding_value=-100)
-            found[batch] = problem.module.loss(logits, wanted.to(logits.device)).cpu()
+        longest = max((len(rows[place][0].answer or ()) for place in known), default=1)
+        size = max(1, min(size, MOST_LOGITS // (longest * self.attached.sites.vocabulary)))
+        with (reporter or Silent()).progress(title, len(known), unit="examples") as progress:
+            for part in sorted_batches([rows[place][0].length for place in known], size):
+                batch = [known[place] for place in part]
+                found[batch] = self._batch_losses([rows[place] for place in batch], problem)
+                progress.advance(len(batch))
         return found
+
+    def _batch_losses(self, rows: Rows, problem: Problem) -> Tensor:
+        logits = self.logits(rows).float()
+        goals = [torch.tensor(row.answer) for row, _ in rows]
+        wanted = torch.nn.utils.rnn.pad_sequence(goals, batch_first=True, padding_value=-100)
+        return problem.module.loss(logits, wanted.to(logits.device)).cpu()
 
     def write(self, rows: Rows, run: str, size: int, problem: Problem, reporter: Reporter, title: str) -> Written:
         """The texts that one run writes behind each row, and the losses of the rows' own answers."""
-        losses = self.losses(rows, size, problem)
+        losses = self.losses(rows, size, problem, reporter, title)
         best, beams = problem.options.best, problem.options.beams
         texts: list[list[str]] = [[] for _ in rows]
         scores: list[list[float]] = [[] for _ in rows]
@@ -154,6 +164,7 @@ def guess(
     loss: Callable[[Tensor, Tensor], Tensor],
     decode: Callable[[list[int]], str],
     best: int,
+    progress: Progress,
 ) -> Guessed:
     """The `best` words for each place of each row, and the ranks and losses of those in `answer`."""
     losses = torch.full((len(rows),), torch.nan)
@@ -175,4 +186,5 @@ def guess(
                 ranks[place].append(int((logits[index, spot] >= logits[index, spot, goal]).sum()) if known else 0)
             if any(goal >= 0 for goal in row.answer or ()):
                 losses[place] = each[index]
+        progress.advance(len(batch))
     return Guessed(losses, words, ranks)

@@ -190,12 +190,16 @@ class TaskModel:
         self.attached.route(run)
         if self.speaker is None:
             decode, best = self.base.tokenizer.decode, self.problem.options.best
-            with torch.inference_mode():
-                return guess(lambda rows: self.forward({run: rows}), encoded.rows, size, self.task.loss, decode, best)
+            with torch.inference_mode(), reporter.progress(title, len(encoded.rows), unit="examples") as progress:
+
+                def logits_of(rows: Sequence[Features]) -> Tensor:
+                    return self.forward({run: rows})
+
+                return guess(logits_of, encoded.rows, size, self.task.loss, decode, best, progress)
         rows = [(row, self.virtual[run]) for row in encoded.rows]
         with torch.inference_mode():
             if loss_alone:
-                return Written(self.speaker.losses(rows, size, self.problem))
+                return Written(self.speaker.losses(rows, size, self.problem, reporter, title))
             return self.speaker.write(rows, run, size, self.problem, reporter, title)
 
     def gates(self, features: Sequence[Features], run: str, size: int, reporter: Reporter) -> dict[str, Tensor]:

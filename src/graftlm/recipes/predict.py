@@ -1,6 +1,6 @@
 """One job: load a run beside its base, and ask it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,24 @@ def _ranked(candidate: Example, score: float) -> dict[str, Any]:
     return {**name, "text": candidate.text, "score": score}
 
 
-def load(run: str | Path, reporter: Reporter | None = None, *, strength: float = 1.0) -> Predictor:
+def load(
+    run: str | Path,
+    reporter: Reporter | None = None,
+    *,
+    strength: float = 1.0,
+    task: Mapping[str, Any] | None = None,
+) -> Predictor:
     """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on.
 
     `strength` scales what a method on layers adds to their outputs: 1 is as trained, 0 the bare base under the head.
+    `task` are options of the run's task, as {"beams": 4}, in place of those that it was trained with.
     """
     reporter = reporter or Silent()
     path = Path(run)
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites()) if card.layout == "peft" else None
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, problem_of(card), {RUN: card.seed})
+    model = build(base, {RUN: method}, head, problem_of(card, task or {}), {RUN: card.seed})
     whole = None if form is None else with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, whole))
     if strength != 1:
@@ -132,9 +139,9 @@ def load(run: str | Path, reporter: Reporter | None = None, *, strength: float =
     return Predictor(card, model)
 
 
-def problem_of(card: Card) -> Problem:
-    """A run's task, with its options and what was tuned."""
-    return tasks.parse(card.options, card.task, card.labels, card.tuned)
+def problem_of(card: Card, options: Mapping[str, Any] | None = None) -> Problem:
+    """A run's task, with its options, or others in their place, and what was tuned."""
+    return tasks.parse({**card.options, **(options or {})}, card.task, card.labels, card.tuned)
 
 
 def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:
