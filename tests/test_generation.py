@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import graftlm
 import tiny
@@ -247,3 +247,22 @@ def test_a_long_prompt_is_cut_in_its_field_and_counted_and_a_target_never(tmp_pa
     over = [Example("", meta={"row": {"text": "w5"}, "target": right}, at="a")]
     assert model.encode(over, "lora").rows[0].answer is None
     assert "they have no loss" in model.encode(over, "lora").notes[0]
+
+
+@pytest.mark.parametrize(("family", "method"), [("gpt2", "lora"), ("t5", "lora"), ("gpt2", "full"), ("bart", "bitfit")])
+def test_a_merged_generator_is_a_plain_model_that_writes_the_same(family: str, method: str, tmp_path: Path) -> None:
+    model = saved(tiny.model(family, lm=True), tmp_path / "base")
+    data = {"path": write(tmp_path / "rows.jsonl", pairs(20)), "split": {"train": 0.6, "validation": 0.4}}
+    asked = task(method, prompt="w1 {text} w2")
+    graftlm.fit(model=model, task=asked, data=data, method=METHODS[method], out=tmp_path / "run", training=SHORT)
+    graftlm.merge(tmp_path / "run", tmp_path / "merged")
+    kind = AutoModelForSeq2SeqLM if family in tiny.ENCODER_DECODER else AutoModelForCausalLM
+    plain, predictor = kind.from_pretrained(tmp_path / "merged").eval(), graftlm.load(tmp_path / "run")
+    encoded = predictor.encode([Example("w5 w6"), Example("w7")])
+    expected = predictor.model.answer(encoded, "run", 2, Silent(), "").texts
+    for row, texts in zip(encoded.rows, expected, strict=True):
+        ids = torch.tensor([row.ids])
+        out = plain.generate(input_ids=ids, max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0)[0]
+        written = out[1 if family in tiny.ENCODER_DECODER else len(row.ids) :].tolist()
+        written = written[: written.index(2)] if 2 in written else written
+        assert predictor.model.base.tokenizer.decode(written, skip_special_tokens=True).strip() == texts[0]

@@ -6,6 +6,7 @@ from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, VectorHead, gu
 from graftlm.tasks._language_head import LanguageHead
 from graftlm.tasks._source import locate
 from graftlm.tasks._task import PACKAGE, Details, Problem, TaskData, parse, task
+from graftlm.tasks._templates import fields
 from graftlm.tasks._written import Guessed, Written, mean_loss
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Written",
     "collate",
     "encode",
+    "fields",
     "guessed_head",
     "head_keys",
     "load",
