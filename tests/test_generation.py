@@ -25,8 +25,10 @@ from test_task_families import METHODS, words
 
 FAMILIES = ("gpt2", "llama", "t5", "bart")
 SHORT = {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-2}
+QUICK = [("gpt2", "lora"), ("llama", "prefix"), ("t5", "adapter"), ("bart", "prompt-tuning"), ("gpt2", "full")]
+QUICK += [("bart", "unipelt"), ("llama", "unipelt"), ("gpt2", "bitfit"), ("t5", "lora"), ("llama", "prompt-tuning")]
 CASES = [
-    (family, method)
+    pytest.param(family, method, marks=() if (family, method) in QUICK else pytest.mark.slow)
     for family in FAMILIES
     for method in METHODS
     if method != "head" and (method != "bitfit" or family not in tiny.BIASLESS)
@@ -249,7 +251,10 @@ def test_a_long_prompt_is_cut_in_its_field_and_counted_and_a_target_never(tmp_pa
     assert "they have no loss" in model.encode(over, "lora").notes[0]
 
 
-@pytest.mark.parametrize(("family", "method"), [("gpt2", "lora"), ("t5", "lora"), ("gpt2", "full"), ("bart", "bitfit")])
+MERGED = [("gpt2", "lora"), ("t5", "lora"), ("bart", "bitfit")]
+
+
+@pytest.mark.parametrize(("family", "method"), MERGED)
 def test_a_merged_generator_is_a_plain_model_that_writes_the_same(family: str, method: str, tmp_path: Path) -> None:
     model = saved(tiny.model(family, lm=True), tmp_path / "base")
     data = {"path": write(tmp_path / "rows.jsonl", pairs(20)), "split": {"train": 0.6, "validation": 0.4}}
