@@ -271,3 +271,13 @@ def test_a_merged_generator_is_a_plain_model_that_writes_the_same(family: str, m
         written = out[1 if family in tiny.ENCODER_DECODER else len(row.ids) :].tolist()
         written = written[: written.index(2)] if 2 in written else written
         assert predictor.model.base.tokenizer.decode(written, skip_special_tokens=True).strip() == texts[0]
+
+
+def test_a_generator_needs_no_validation(tmp_path: Path) -> None:
+    model = saved(tiny.model("gpt2", lm=True), tmp_path / "base")
+    data = {"path": write(tmp_path / "rows.jsonl", pairs(12)), "split": {"train": 1.0}}
+    run = graftlm.fit(
+        model=model, task=task("lora"), data=data, method="lora", out=tmp_path / "run", training=SHORT, predict=True
+    )
+    assert (run.stopped, dict(run.metrics)) == ("done", {})
+    assert set(graftlm.load(tmp_path / "run").predict(["w1 w2"])[0]) == {"text"}

@@ -202,6 +202,14 @@ def test_several_labels_are_merged_and_heads_that_plain_models_lack_are_not(tmp_
 
 
 @pytest.mark.parametrize("task", ROWS)
+def test_a_task_needs_no_validation(task: str, tmp_path: Path) -> None:
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS[task](12)), "split": {"train": 1.0}}
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    run = graftlm.fit(model=model, task=task, data=data, method="lora", out=tmp_path / "run", training=SHORT)
+    assert (run.stopped, dict(run.metrics)) == ("done", {})
+
+
+@pytest.mark.parametrize("task", ROWS)
 def test_a_task_that_was_killed_goes_on_to_the_same_bits(task: str, tmp_path: Path) -> None:
     model = saved(tiny.model("bert"), tmp_path / "base")
     data = {"path": write(tmp_path / "rows.jsonl", ROWS[task](40)), "split": {"train": 0.6, "validation": 0.4}}

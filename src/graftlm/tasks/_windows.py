@@ -122,6 +122,8 @@ def questioned(pairs: Sequence[tuple[str, str]], reading: Reading, stride: int) 
     `special` holds one place: a special token that has seen the row, the last one where the model is causal. One is
     put at the end if the tokenizer places none there, and a line break after the question if it places nothing.
     """
+    if not pairs:
+        return [], 0
     between, special = _layout(reading)
     room = Reading(reading.tokenizer, reading.length - (special is None), reading.causal, reading.strict)
     questions, long = _halved([question for question, _ in pairs], room)
