@@ -64,6 +64,11 @@ def test_a_generator_is_trained_stored_and_asked_again(family: str, method: str,
     predictor = graftlm.load(tmp_path / "run")
     assert [predictor.predict([example])[0] for example in examples] == first
     assert torch.isfinite(torch.tensor(run.metrics["loss"]))
+    if method == "unipelt":
+        gates = predictor.gates(["w1 w2 w3", "w4"])
+        assert all(values.shape == (2,) for values in gates.values())
+    with pytest.raises(graftlm.UserError, match="a run of generation gives no logits"):
+        predictor.logits(examples[:1])
 
 
 def made(family: str, names: tuple[str, ...], folder: Path, **options: Any) -> Any:
@@ -159,7 +164,7 @@ def test_draws_are_the_same_again_and_leave_the_generator_alone(tmp_path: Path) 
 def test_a_generator_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     model = saved(tiny.model("gpt2", lm=True), tmp_path / "base")
     data = {"path": write(tmp_path / "rows.jsonl", pairs(20)), "split": {"train": 0.6, "validation": 0.4}}
-    training = {**SHORT, "max_steps": 6, "eval_steps": 2, "save_steps": 1}
+    training = {**SHORT, "max_steps": 6, "eval_steps": 2, "save_steps": 1, "metric": "chrf"}
     given = {"model": model, "task": task("lora"), "data": data, "method": METHODS["lora"], "training": training}
     graftlm.fit(**given, out=tmp_path / "whole")
     with pytest.raises(Killed):

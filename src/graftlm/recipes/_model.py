@@ -163,6 +163,8 @@ class TaskModel:
 
     def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
         """Logits (rows outputs), or (rows places outputs), on the CPU in the rows' order, batched by length."""
+        if isinstance(self.head, LanguageHead):
+            raise UserError(f"a run of {self.problem.task} gives no logits of whole rows; predict says what it gives")
         wide = (max(len(row.parts) for row in features),) if isinstance(self.head, VectorHead) and features else ()
         out = torch.full((len(features), *(wide or _places(features)), self.head.outputs), 0.0 if wide else NOWHERE)
         self.attached.eval()
@@ -204,9 +206,13 @@ class TaskModel:
 
     def gates(self, features: Sequence[Features], run: str, size: int, reporter: Reporter) -> dict[str, Tensor]:
         """How far each gate opens for each example: `layer.role.part` -> (examples), in the examples' order."""
-        with self.attached.gates() as found:
-            self.logits(features, run, size, reporter, "gates")
-        batches = sorted_batches([len(row.ids) for row in features], size)
+        self.attached.eval()
+        batches = sorted_batches([row.length for row in features], size)
+        steps = reporter.progress("gates", len(features), unit="examples")
+        with self.attached.gates() as found, torch.inference_mode(), steps as progress:
+            for batch in batches:
+                self.forward({run: [features[index] for index in batch]})
+                progress.advance(len(batch))
         places = torch.tensor([place for batch in batches for place in batch]).argsort()
         return {name: torch.cat(values)[places] for name, values in found.items()}
 

@@ -27,7 +27,7 @@ from graftlm.tasks._written import Written
 READS, HEAD, TUNES = "rows", "lm", False
 LOWER_IS_BETTER = ("loss",)
 loss = language_loss
-REFERENCES = ("references", "targets", "outputs", "answers")
+REFERENCES = "references"
 FEWEST = 8  # tokens of a prompt
 
 
@@ -70,7 +70,7 @@ def read(given: Given) -> TaskData:
     """Rows whose columns are the fields of the templates; a list of references beside them, if there is one."""
     options: Options = given.problem.options
     mapped = given.config.columns
-    names = (*_templates.fields(options.prompt), *_templates.fields(options.target), "references", "id")
+    names = (*_templates.fields(options.prompt), *_templates.fields(options.target), REFERENCES, "id")
     for ours in mapped:
         if ours not in names:
             raise unknown("key of columns", ours, names)
@@ -93,10 +93,11 @@ def read(given: Given) -> TaskData:
 
 
 def _references(table: Table, mapped: Mapping[str, str], taken: Sequence[str]) -> str | None:
-    if "references" in mapped:
-        _rows.has(table, mapped["references"])
-        return mapped["references"]
-    return next((name for name in REFERENCES if name in table.columns and name not in taken), None)
+    """The column of references: as it is mapped, or by its name where no template has it."""
+    if REFERENCES in mapped:
+        _rows.has(table, mapped[REFERENCES])
+        return mapped[REFERENCES]
+    return REFERENCES if REFERENCES in table.columns and REFERENCES not in taken else None
 
 
 def _example(
