@@ -21,7 +21,7 @@ from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
-from graftlm.tasks import Encoded, Problem, TaskData
+from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
 from graftlm.training import Losses, Plan, optimizers
 
 
@@ -154,7 +154,7 @@ def _assemble(
 
 def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopper, reporter: Reporter) -> Job:
     config, name = run.config, run.name
-    model.problem = run.problem
+    model.problem = run.problem if run.problem.base_head is None else model.problem
     train_set, validation = run.data.splits["train"], run.data.splits.get("validation", [])
     given = model.encode(train_set, name, config.training.max_length, strict=not config.data.skip_bad)
     watched = model.encode(validation, name, config.training.max_length)
@@ -164,17 +164,18 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     if not validation:
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(run.method)
-    metric = config.training.metric or model.task.measures(model.problem)[0]
+    writes = run.problem.base_head == "lm"
+    metric = config.training.metric or ("loss" if writes else model.task.measures(model.problem)[0])
     worse_is_more = metric in model.task.LOWER_IS_BETTER
     plan = Plan(
         parameters=model.attached.parameters_of(name),
-        lengths=[len(row.ids) for row in given.rows],
+        lengths=[row.length for row in given.rows],
         config=config.training,
         seed=config.seed,
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
         rates=model.attached.rates_of(name),
-        evaluate=_evaluator(run, model, watched, Watched(stopper.asked)) if validation else None,
+        evaluate=_evaluator(run, model, watched, metric, Watched(stopper.asked)) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
     )
@@ -182,14 +183,21 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     return Job(run, model, peft, given, watched, model.task.goals(given), max_length, plan)
 
 
-def _evaluator(run: Run, model: TaskModel, watched: Encoded, quiet: Watched) -> Callable[[], Mapping[str, float]]:
+def _evaluator(
+    run: Run, model: TaskModel, watched: Encoded, metric: str, quiet: Watched
+) -> Callable[[], Mapping[str, float]]:
+    """Metrics on validation; texts are written only where one of theirs is the metric that weights are chosen by."""
     size = run.config.training.eval_batch_size
+    alone = metric == "loss"
+
+    def answer(rows: int) -> Tensor | Written | Guessed:
+        return model.answer(watched, run.name, rows, quiet, "evaluate", loss_alone=alone)
 
     def evaluate() -> Mapping[str, float]:
         nonlocal size
-        logits, size = shrinking(lambda rows: model.logits(watched.rows, run.name, rows, quiet, "evaluate"), size)
-        model.problem = model.task.tuned(logits, watched, model.problem)
-        return model.metrics(logits, watched)
+        found, size = shrinking(answer, size)
+        model.problem = model.task.tuned(found, watched, model.problem)
+        return model.metrics(found, watched)
 
     return evaluate
 

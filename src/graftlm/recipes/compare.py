@@ -49,7 +49,7 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
     """
     reporter, out = reporter or Silent(), Path(config.out)
     runs = _read(config, reporter)
-    base = load_base(config.model)
+    base = load_base(config.model, head=runs[0].problem.base_head)
     groups = _groups(config, runs, base.sites(), free_memory(accelerator_of(runs[0].config, False).device))
     del base
     _claim(config, out, resume)
@@ -137,7 +137,7 @@ def _test(run: Run) -> TaskData | None:
 
 def _train(runs: Sequence[Run], test: TaskData | None, stopper: Stopper, reporter: Reporter) -> None:
     """Trains runs together, each in its own folder; one that fails is reported, and the others are stored."""
-    base = load_base(runs[0].config.model)
+    base = load_base(runs[0].config.model, head=runs[0].problem.base_head)
     accelerator = accelerator_of(runs[0].config, casts(runs, base))
     found = jobs(runs, base, accelerator.device, stopper, reporter)
     with ExitStack() as stack:
@@ -175,8 +175,8 @@ def _tested(job: Job, test: TaskData | None) -> dict[str, Any]:
         return {}
     encoded = job.model.encode(test.splits["test"], job.run.name, job.max_length)
     size = job.run.config.training.eval_batch_size
-    logits = job.model.logits(encoded.rows, job.run.name, size, Silent(), "test")
-    return {"test": job.model.metrics(logits, encoded)}
+    answer = job.model.answer(encoded, job.run.name, size, Silent(), "test")
+    return {"test": job.model.metrics(answer, encoded)}
 
 
 def _record(run: Run) -> Mapping[str, Any]:
