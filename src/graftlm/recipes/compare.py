@@ -1,7 +1,5 @@
 """One job: train many runs, those that can share the base in one pass over it, and leave a folder for each."""
 
-import csv
-import io
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftlm import tasks
 from graftlm.checkpoint import load_base
 from graftlm.core.comparison import CompareConfig
 from graftlm.core.errors import Stopped, UserError
-from graftlm.core.files import read_json, write_json, write_text, writing
+from graftlm.core.files import read_json, write_json, writing
 from graftlm.core.lock import Lock
 from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.results import ENDED, PLAN, RECORD, results
 from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._folder import RunFolder
 from graftlm.recipes._memory import estimate, free_memory
@@ -23,14 +21,13 @@ from graftlm.recipes._origin import origin
 from graftlm.recipes._run import Job, Run, jobs, losses_of, read, selects
 from graftlm.recipes._saved import save
 from graftlm.recipes._signals import Stopper
+from graftlm.recipes._tested import Test, test_of, tested
 from graftlm.sites import Sites
 from graftlm.tasks import TaskData
 from graftlm.training import Halted, Keeping, train
 
 MOST = 32  # runs in one pass where memory would allow more
-PLAN, RESULTS = "compare.json", "results.csv"
-COLUMNS = ("run", "method", "learning_rate", "shots", "seed", "state", "validation", "test", "trained", "stored")
-Row = dict[str, Any]
+CONFIG = "compare.json"
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,17 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
     del base
     _claim(config, out, resume)
     with Lock(out):
-        write_json(out / PLAN, config.model_dump(mode="json"))
+        write_json(out / CONFIG, config.model_dump(mode="json"))
+        write_json(out / PLAN, {"names": [run.name for run in runs]})
         _say(groups, runs, reporter)
         stopper = Stopper()
-        test = _test(runs[0])
+        test = test_of(runs[0], out)
         for group in groups:
-            left = [run for run in group if _record(run).get("state") not in ("done", "failed")]
+            left = [run for run in group if _state(run) not in ENDED]
             if left:
                 with stopper:
                     _train(left, test, stopper, reporter)
-        rows = [_row(run) for run in runs]
-        write_text(out / RESULTS, _csv(rows))
+    rows = [own.row() for own in results([out])]
     metric = runs[0].problem.module.measures(runs[0].problem)[0]
     reporter.table(f"{out}: {metric}, mean ± sd over seeds", *_table(rows))
     return Comparison(out, metric, rows)
@@ -72,9 +69,9 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
 
 def resumed(out: str | Path) -> CompareConfig:
     """The config of a comparison that was started."""
-    values = read_json(Path(out) / PLAN, "comparison")
+    values = read_json(Path(out) / CONFIG, "comparison")
     if not isinstance(values, dict):
-        raise UserError(f"{Path(out) / PLAN} is not a comparison")
+        raise UserError(f"{Path(out) / CONFIG} is not a comparison")
     return CompareConfig.parse({**values, "out": str(out)})
 
 
@@ -127,15 +124,7 @@ def _say(groups: Sequence[Sequence[Run]], runs: Sequence[Run], reporter: Reporte
         reporter.line(f"  {place}: {', '.join(run.name for run in group)}")
 
 
-def _test(run: Run) -> TaskData | None:
-    """The test split, if there is one."""
-    data = run.config.data
-    if "test" not in tasks.locate(data, None).found:
-        return None
-    return tasks.load(data, run.problem, splits=("test",), labels=run.data.labels)
-
-
-def _train(runs: Sequence[Run], test: TaskData | None, stopper: Stopper, reporter: Reporter) -> None:
+def _train(runs: Sequence[Run], test: Test | None, stopper: Stopper, reporter: Reporter) -> None:
     """Trains runs together, each in its own folder; one that fails is reported, and the others are stored."""
     base, accelerator = load_base(runs[0].config.model), accelerator_of(runs[0].config)
     found = jobs(runs, base, accelerator.device, stopper, reporter)
@@ -162,57 +151,38 @@ def _train(runs: Sequence[Run], test: TaskData | None, stopper: Stopper, reporte
             raise Stopped(f"stopped; go on with: graftlm compare --resume {out}", stopper.signal) from None
         for name, job in found.items():
             try:
-                save(job, folders[name], outcomes[name], started[name], reporter, lambda job: _tested(job, test))
+                save(
+                    job,
+                    folders[name],
+                    outcomes[name],
+                    started[name],
+                    reporter,
+                    lambda job: _extra(job, test, folders[job.run.name]),
+                )
             except UserError as error:
                 if not outcomes[name].failed:
                     raise
                 reporter.warn(str(error))
 
 
-def _tested(job: Job, test: TaskData | None) -> dict[str, Any]:
-    if test is None:
-        return {}
-    encoded = job.model.encode(test.splits["test"], job.run.name, job.max_length)
-    size = job.run.config.training.eval_batch_size
-    logits = job.model.logits(encoded.rows, job.run.name, size, Silent(), "test")
-    return {"test": job.model.metrics(logits, encoded)}
+def _state(run: Run) -> str:
+    path = Path(run.config.out) / RECORD
+    return read_json(path, "run's record").get("state", "") if path.is_file() else ""
 
 
-def _record(run: Run) -> Mapping[str, Any]:
-    path = Path(run.config.out) / "run.json"
-    return read_json(path, "run's record") if path.is_file() else {}
+def _extra(job: Job, test: Test | None, folder: RunFolder) -> dict[str, Any]:
+    """What the report of a comparison needs of a run."""
+    return {**_asked(job), **tested(job, test, folder.path)}
 
 
-def _row(run: Run) -> Row:
-    record, config = _record(run), run.config
-    primary = run.problem.module.measures(run.problem)[0]
-    path = Path(config.out) / "metrics.json"
-    best = read_json(path, "run's metrics")["metrics"] if path.is_file() else {}
-    counts = record["parameters"]
+def _asked(job: Job) -> dict[str, Any]:
     return {
-        "run": run.name,
-        "method": run.name.rsplit("-seed", 1)[0],
-        "learning_rate": config.training.learning_rate,
-        "shots": config.data.shots,
-        "seed": config.seed,
-        "state": record["state"],
-        "validation": best.get(primary),
-        "test": record.get("test", {}).get(primary),
-        "trained": counts["delta"] + counts["head"],
-        "stored": counts["kept"],
-        "seconds": record["timing"]["train_seconds"],
+        "metric": job.model.task.measures(job.model.problem)[0],
+        "learning_rate": job.plan.rate,
     }
 
 
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*COLUMNS, "seconds"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """A line a method, rate and number of shots."""
     columns = ["method", "runs", "validation", "test", "trained", "stored", "seconds"]
     names = dict.fromkeys(row["method"] for row in rows)
@@ -220,7 +190,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return columns, lines
 
 
-def _line(rows: Sequence[Row]) -> Iterator[str]:
+def _line(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     done = [row for row in rows if row["state"] == "done"]
     yield f"{len(done)}/{len(rows)}"
     for split in ("validation", "test"):
