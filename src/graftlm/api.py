@@ -136,5 +136,5 @@ def compare(
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Path:
-    """Writes `report.html`, `results.csv`, `.parquet` and `.tex` from folders of comparisons or runs; gives the first."""
+    """Writes `report.html` and `results.csv`, `.parquet` and `.tex` from folders of comparisons or runs."""
     return _report.report(folders, out)[0]

@@ -16,6 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 GREY, GRID, ACCENT = "#808080", "rgba(128,128,128,0.22)", "#0072B2"
+MOST_CELLS = 20  # a side of a confusion matrix with numbers
 LONG = 28  # letters of a setting's name in a figure
 Looks = Mapping[str, Mapping[str, Any]]
 
@@ -84,7 +85,7 @@ def against_parameters(found: Sequence[Setting], metric: str, style: Looks) -> g
             marker={"color": look["color"], "symbol": look["symbol"], "size": 12},
             name=short(setting.name),
         )
-    figure.update_xaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_xaxes(type="log", tickformat="~s")
     return styled(figure, x="trained parameters", y=metric)
 
 
@@ -152,8 +153,6 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> graphs.
             z=shares,
             x=names,
             y=names,
-            text=[[str(count) for count in row] for row in counts] if len(labels) <= 20 else None,
-            texttemplate="%{text}" if len(labels) <= 20 else None,
             zmin=0,
             zmax=1,
             colorscale=[[0, "rgba(0,114,178,0.06)"], [1, "rgba(0,114,178,1)"]],
@@ -162,6 +161,10 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> graphs.
             ygap=2,
         )
     )
+    for y, row in zip(names, counts, strict=True) if len(names) <= MOST_CELLS else ():
+        for x, count in zip(names, row, strict=True):
+            colour = "white" if count > sum(row) / 2 else GREY
+            figure.add_annotation(x=x, y=y, text=str(count), showarrow=False, font={"color": colour})
     figure.update_yaxes(autorange="reversed")
     return styled(figure, x="predicted", y="true", height=150 + 42 * min(len(labels), 20))
 

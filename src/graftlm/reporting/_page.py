@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from graftlm.core.results import EXAMPLES, read_lines
 from graftlm.reporting import _figures, _parts
-from graftlm.reporting._settings import Setting, ranked
+from graftlm.reporting._settings import Setting, compared, ranked
 from graftlm.reporting._statistics import DRAWS, Verdict
 from graftlm.reporting._style import STYLE
 
@@ -36,6 +36,7 @@ def page(folders: Sequence[Path], found: Sequence[Setting], verdict: Verdict | N
 <header><p class="kind">Comparison of methods</p><h1>{html.escape(title)}</h1><p class="facts">{facts}</p></header>
 <p class="verdict">{html.escape(said)}</p>
 {body}
+<script>addEventListener("load", () => dispatchEvent(new Event("resize")))</script>
 </body>
 </html>
 """
@@ -63,7 +64,7 @@ def _sections(folders: Sequence[Path], found: Sequence[Setting], verdict: Verdic
         yield section("Learning curves", *(drawn(curve) for curve in curves if curve is not None))
     yield from _best(order, verdict)
     texts = [row for folder in folders for row in read_lines(folder / EXAMPLES)][: _size(found)]
-    disagreed = _parts.disagreements(found, texts)
+    disagreed = _parts.disagreements(compared(found), texts)
     if disagreed:
         yield section("Where methods disagree", disagreed)
     for setting in found:

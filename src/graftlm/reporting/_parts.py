@@ -12,7 +12,7 @@ from graftlm.reporting._statistics import Verdict
 SHOWN = 12  # examples that methods disagree on
 
 
-def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], kind: str = "numbers") -> str:
     """Rows are (class, cells); cells are HTML."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     body = "\n".join(
@@ -21,7 +21,9 @@ def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> 
         + "</tr>"
         for kind, cells in rows
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return (
+        f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
 
 
 def leaderboard(order: Sequence[Setting], verdict: Verdict | None) -> str:
@@ -116,7 +118,7 @@ def disagreements(found: Sequence[Setting], texts: Sequence[Mapping[str, Any]]) 
         return "<p>All settings give the same answers.</p>"
     count = sum(_split([own[place] for own in answers.values()]) > 0 for place in range(size))
     note = f"<p>{count:,} of {size:,} test examples; those that divide the settings most are shown.</p>"
-    return note + table(["text", "true", "answers"], rows)
+    return note + table(["text", "true", "answers"], rows, "texts")
 
 
 def _side(answer: str, names: Sequence[str], true: str) -> str:
@@ -164,7 +166,7 @@ def made_with(found: Sequence[Setting]) -> str:
         ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) for record in records
     )
     machines = dict.fromkeys(
-        f"{own.get('device')} {own.get('kind')}, {own.get('threads')} threads"
+        f"{own.get('device')} {own.get('kind')}, {own.get('threads')} threads of torch's"
         for record in records
         if (own := record.get("machine"))
     )

@@ -21,14 +21,15 @@ th, td { padding: .38rem .6rem; text-align: right; white-space: nowrap; border-b
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td.text { text-align: left; white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+.texts th { text-align: left; } .texts td { text-align: left; vertical-align: top; }
 tr.alike td:first-child { font-weight: 600; }
 tr.alike td:first-child::before { content: "●"; color: var(--accent); margin-right: .45em; }
-.wrong { color: #d55e00; }
+.wrong { color: #d55e00; } .right { color: #009e73; }
 details { margin: .35rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { margin: .4rem 0; padding: .7rem .9rem; overflow-x: auto; background: var(--wash); border-radius: 6px;
   font-size: .82rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-.figure { width: 100%; }
+.figure { width: 100%; overflow: hidden; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.45rem; } .verdict { font-size: 1rem; padding: .8rem .9rem; }
   th, td { padding: .34rem .45rem; }

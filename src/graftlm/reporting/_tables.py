@@ -17,9 +17,9 @@ SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 def write_csv(path: Path, runs: Sequence[Result]) -> None:
     """A line a run."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(run.row() for run in runs)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(run.row().values() for run in runs)
     write_text(path, text.getvalue())
 
 
