@@ -214,8 +214,8 @@ def styled(figure: graphs.Figure, *, x: str = "", y: str = "", height: int = 420
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": GREY},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22 if height >= 300 else -0.5, "x": 0},
-        xaxis={"title": x, "automargin": True},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+        xaxis={"title": {"text": x, "standoff": 8}, "automargin": True},
         yaxis={"title": y, "automargin": True},
     )
     figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=GREY, ticks="")

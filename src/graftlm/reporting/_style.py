@@ -32,7 +32,7 @@ pre { margin: .4rem 0; padding: .7rem .9rem; overflow-x: auto; background: var(-
 .figure { width: 100%; overflow: hidden; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.45rem; } .verdict { font-size: 1rem; padding: .8rem .9rem; }
-  th, td { padding: .34rem .45rem; }
+  th, td { padding: .34rem .45rem; } td.text { min-width: 9.5rem; }
 }
 @media print {
   :root { --ink: #000; --soft: #444; --paper: #fff; --line: #bbb; --wash: #f4f4f4; }

@@ -5,7 +5,7 @@ from graftlm.training._keeping import Halted, Keeping, Leave
 from graftlm.training._loop import Losses, train
 from graftlm.training._memory import out_of_memory
 from graftlm.training._optim import optimizers
-from graftlm.training._state import Outcome, Plan, Snapshot, steps_of
+from graftlm.training._state import Outcome, Plan, Snapshot, only, steps_of
 
 __all__ = [
     "Halted",
@@ -16,6 +16,7 @@ __all__ = [
     "Plan",
     "Snapshot",
     "epoch_batches",
+    "only",
     "optimizers",
     "out_of_memory",
     "sorted_batches",
