@@ -1,5 +1,6 @@
 """The options of a comparison, and the runs that they stand for."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any
@@ -11,13 +12,15 @@ from graftlm.core.errors import UserError
 from graftlm.core.settings import SEEDS, DataConfig, FitConfig, HeadConfig, Name, TrainingConfig
 
 SHORT = {"rank": "r"}
+LONG = 80  # letters of a method with its options in a run's name
 RUNS = "runs"
 
 
 class CompareConfig(Config):
     """The product of `methods`, `learning_rates`, `shots` and `seeds`; all else is the same for all runs.
 
-    `methods`: names or mappings, as FitConfig's `method`. `seeds`: a list, or how many from 0 on. An empty list of
+    `methods`: names or mappings, as FitConfig's `method`; a mapping's `training` is laid on the others' for its runs
+    alone, as {name: lora, rank: 4, training: {learning_rate: 0.001}}. `seeds`: a list, or how many from 0 on. An empty list of
     rates or shots takes what `training` and `data` say. `together`: the most runs in one pass; None asks the memory.
     """
 
@@ -58,20 +61,32 @@ class CompareConfig(Config):
             name = _name(method, rate, shots, seed)
             if name in found:
                 raise UserError(f"two runs are {name}; name each method, rate, number of shots and seed once")
+            method, training = _parted(method)
             own = {"method": method, "seed": seed, "out": f"{self.out}/{RUNS}/{name}"}
             changed = {
-                "training": {"learning_rate": rate} if rate else {},
+                "training": {**training, **({"learning_rate": rate} if rate else {})},
                 "data": {"shots": shots} if shots else {},
             }
             found[name] = FitConfig.parse(merged({**shared, **own}, changed))
         return found
 
 
+def _parted(method: str | Mapping[str, Any]) -> tuple[str | Mapping[str, Any], Mapping[str, Any]]:
+    """A method, and what of the training is its own."""
+    if isinstance(method, str):
+        return method, {}
+    training = method.get("training", {})
+    if not isinstance(training, Mapping):
+        raise UserError(f"training of {label({**method, 'training': {}})} is {training!r}; write it as name: value")
+    return {name: value for name, value in method.items() if name != "training"}, training
+
+
 def label(method: str | Mapping[str, Any]) -> str:
-    """A method and its options in a word: `lora-r4`."""
+    """A method and its options in a word: `lora-r4`. A learning rate of its own is no part of it."""
     if isinstance(method, str):
         return method
-    rest = {name: value for name, value in method.items() if name not in ("name", "union")}
+    own = {name: value for name, value in (method.get("training") or {}).items() if name != "learning_rate"}
+    rest = {name: value for name, value in method.items() if name not in ("name", "union", "training")} | own
     parts = method.get("union", ())
     first = "+".join(map(label, parts)) if parts else str(method.get("name", "method"))
     return "-".join([first, *(f"{SHORT.get(name, name)}{_word(value)}" for name, value in rest.items())])
@@ -86,8 +101,13 @@ def _letters(value: Any) -> Iterator[str]:
     return (letter if letter.isalnum() or letter in "+._" else "_" for letter in text)
 
 
+def _short(text: str) -> str:
+    """No longer than a folder's name may well be; what is cut off is told apart by its hash."""
+    return text if len(text) <= LONG else f"{text[:LONG]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def _name(method: str | Mapping[str, Any], rate: float | None, shots: int | None, seed: int) -> str:
-    words = [label(method)]
+    words = [_short(label(method))]
     words += [f"lr{rate:g}"] if rate else []
     words += [f"shots{shots}"] if shots else []
     return "-".join([*words, f"seed{seed}"])

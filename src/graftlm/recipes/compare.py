@@ -38,8 +38,8 @@ class Comparison:
 def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: bool = False) -> Comparison:
     """Trains all runs and writes `compare.json`, `plan.json`, and `runs/NAME`, a run's folder for each.
 
-    With `resume`, runs of the same comparison that have ended are kept, and the others go on. A signal raises `Stopped`,
-    with the runs under way saved.
+    With `resume`, runs of the same comparison that have ended are kept, and the others go on. A signal raises
+    `Stopped`, with the runs under way saved.
     """
     reporter, out = reporter or Silent(), Path(config.out)
     runs = _read(config, reporter)
