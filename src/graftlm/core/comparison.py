@@ -20,8 +20,9 @@ class CompareConfig(Config):
     """The product of `methods`, `learning_rates`, `shots` and `seeds`; all else is the same for all runs.
 
     `methods`: names or mappings, as FitConfig's `method`; a mapping's `training` is laid on the others' for its runs
-    alone, as {name: lora, rank: 4, training: {learning_rate: 0.001}}. `seeds`: a list, or how many from 0 on. An empty list of
-    rates or shots takes what `training` and `data` say. `together`: the most runs in one pass; None asks the memory.
+    alone, as {name: lora, rank: 4, training: {learning_rate: 0.001}}. `seeds`: a list, or how many from 0 on. An empty
+    list of rates or shots takes what `training` and `data` say. `together`: how many runs train in one pass; None lets
+    memory and the time of a few steps decide.
     """
 
     model: Name

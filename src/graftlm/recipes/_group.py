@@ -60,8 +60,8 @@ class Training:
         plans = self._plans()
         most = min(self.group.together or self.group.most, len(plans))
         steps = sum(steps_of(plan)[0] * plan.config.accumulation for plan in plans.values())
-        if self.group.together is None:
-            found = timed(self.losses, plans, self.accelerator, most)
+        if self.group.minutes is None:
+            found = timed(self.losses, plans, self.accelerator, most, exactly=self.group.together is not None)
             minutes = EVALUATING * steps * found.a_run / 60
             self.group = replace(self.group, together=found.together, minutes=round(minutes, 2))
         heaviest = sorted(self.needs.values(), reverse=True)[: self.group.together]

@@ -90,7 +90,7 @@ def _group(runs: Sequence[Run], base: Base, free: int, together: int | None) -> 
     while fitting < min(len(needs), most) and (together or sum(needs[: fitting + 1]) <= free // 2):
         fitting += 1
     fitting = max(1, fitting)
-    return Group([run.name for run in runs], fitting, sum(needs[:fitting]))
+    return Group([run.name for run in runs], fitting, sum(needs[:fitting]), fitting if together else None)
 
 
 def tell(groups: Sequence[Group], reporter: Reporter) -> None:

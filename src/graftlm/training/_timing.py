@@ -30,9 +30,14 @@ class Timing:
         return self.seconds[self.together] / self.together
 
 
-def timed(losses: Losses, plans: Mapping[str, Plan], accelerator: Accelerator, most: int) -> Timing:
-    """Times passes of 1, 2, 4, … and `most` runs of their first batches; no weight and no random number changes."""
-    counts = [count for count in (1 << power for power in range(16)) if count < most] + [most]
+def timed(
+    losses: Losses, plans: Mapping[str, Plan], accelerator: Accelerator, most: int, *, exactly: bool = False
+) -> Timing:
+    """Times passes of 1, 2, 4, … and `most` runs of their first batches, or `exactly` so many.
+
+    No weight and no random number changes.
+    """
+    counts = [1 << power for power in range(16) if 1 << power < most and not exactly] + [most]
     batches = {run: _first(plan) for run, plan in plans.items()}
     runs, seconds, started = list(plans), dict[int, float](), time.perf_counter()
     _pass(losses, {run: batches[run] for run in runs[:1]}, accelerator)  # the first one compiles and allocates
