@@ -75,12 +75,17 @@ def judge(scores: Mapping[str, Scores], draws: int = DRAWS, seed: int = 0) -> Ve
     return Verdict(
         names[best],
         dict(zip(names, means.tolist(), strict=True)),
-        {name: (means[i] - high[i], means[i] - low[i]) for i, name in enumerate(names)},
+        {name: _interval(scores[name], means[i] - high[i], means[i] - low[i]) for i, name in enumerate(names)},
         tuple(sorted(others, key=lambda difference: difference.value)),
         len(names) * (len(names) - 1) // 2,
         max(len(own.values) for own in scores.values()),
         max(sizes, default=0),
     )
+
+
+def _interval(own: Scores, low: float, high: float) -> tuple[float, float]:
+    """A fraction lies from 0 to 1."""
+    return (max(0.0, float(low)), min(1.0, float(high))) if own.shares is not None else (float(low), float(high))
 
 
 def replicates(scores: Mapping[str, Scores], draws: int, random: np.random.Generator) -> Array:
