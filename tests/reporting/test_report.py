@@ -72,7 +72,7 @@ def test_a_report_holds_every_part_and_needs_no_network(tmp_path: Path) -> None:
         assert f"<h2>{title}</h2>" in text
     for title in ("Classes of lora-shots16", "Confusion of lora-shots16", "Where methods disagree", "Gates of lora"):
         assert f"<h2>{title}" in text
-    assert "text &lt;30&gt;" in text
+    assert "text &lt;20&gt;" in text
     page = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     assert not re.search(r"(src|href)=", page)
     assert "graftlm fit --model tiny --data &#x27;words &amp; more&#x27;" in page

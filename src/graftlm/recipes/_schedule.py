@@ -109,9 +109,8 @@ def keep(out: Path, names: Sequence[str], groups: Sequence[Group]) -> None:
     write_json(out / PLAN, {"names": list(names), "groups": [asdict(group) for group in groups]})
 
 
-def kept(out: Path, names: Sequence[str]) -> list[Group] | None:
-    """The plan of a comparison that was left; None where there is none for just these runs."""
+def kept(out: Path) -> list[Group]:
+    """The plan of a comparison that was left, as far as it got."""
     path = out / PLAN
     plan: Mapping[str, Any] = read_json(path, "plan of a comparison") if path.is_file() else {}
-    groups = [Group(**values) for values in plan.get("groups", ())]
-    return groups if sorted(name for group in groups for name in group.runs) == sorted(names) else None
+    return [Group(**values) for values in plan.get("groups", ())]

@@ -9,16 +9,17 @@ from typing import Any
 
 from graftlm.checkpoint import load_base
 from graftlm.core.comparison import CompareConfig
-from graftlm.core.errors import Unwritable, UserError
+from graftlm.core.errors import UserError
 from graftlm.core.files import read_json, sweep, write_json, writing
 from graftlm.core.lock import Lock
 from graftlm.core.reporter import Reporter, Silent
-from graftlm.core.results import ENDED, RECORD, results
-from graftlm.recipes._accelerator import accelerator_of
-from graftlm.recipes._group import Comparing, Training
-from graftlm.recipes._memory import free_memory
+from graftlm.core.results import results
+from graftlm.core.settings import FitConfig
+from graftlm.recipes._group import Comparing
+from graftlm.recipes._planned import Planned
 from graftlm.recipes._run import Run, read
-from graftlm.recipes._schedule import Group, keep, kept, schedule, tell
+from graftlm.recipes._schedule import kept, schedule
+from graftlm.recipes._search import Trials
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._tested import test_of
 from graftlm.tasks import TaskData
@@ -42,24 +43,25 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
     `Stopped`, with the runs under way saved.
     """
     reporter, out = reporter or Silent(), Path(config.out)
-    runs = _read(config, reporter)
-    names = [run.name for run in runs]
+    stopper, trials = Stopper(), Trials(config) if config.search else None
+    first = _read(trials.sample() if trials else config.runs(), reporter)
     base = load_base(config.model)
-    free = free_memory(accelerator_of(runs[0].config).device)
-    groups = (kept(out, names) if resume else None) or schedule(runs, base, free, config.together)
-    del base
+    schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
     _claim(config, out, resume)
-    stopper = Stopper()
     with Lock(out) as lock, stopper:
         sweep(out)
         write_json(out / CONFIG, config.model_dump(mode="json"))
-        keep(out, names, groups)
-        tell(groups, reporter)
-        own = Comparing(out, lock, test_of(runs[0], out), stopper, reporter)
-        for place in range(len(groups)):
-            _train(place, groups, runs, own)
+        own = Comparing(out, lock, test_of(first[0], out), stopper, reporter)
+        plan = Planned(own, config.together, kept(out) if resume else [])
+        if trials is None:
+            plan.train(first, base)
+        else:
+            with trials.study(out) as rounds:
+                own.watch = trials.watch
+                for configs in rounds:
+                    plan.train(_read(configs, reporter), base)
     rows = [found.row() for found in results([out])]
-    metric = runs[0].problem.module.measures(runs[0].problem)[0]
+    metric = first[0].problem.module.measures(first[0].problem)[0]
     reporter.table(f"{out}: {metric}, mean ± sd over seeds", *_table(rows))
     return Comparison(out, metric, rows)
 
@@ -72,11 +74,11 @@ def resumed(out: str | Path) -> CompareConfig:
     return CompareConfig.parse({**values, "out": str(out)})
 
 
-def _read(config: CompareConfig, reporter: Reporter) -> list[Run]:
+def _read(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
     """All runs, checked; runs on the same examples share them."""
     loaded: dict[str, TaskData] = {}
     found = []
-    for name, own in config.runs().items():
+    for name, own in configs.items():
         key = own.data.model_dump_json()
         run = read(name, own, reporter, loaded.get(key))
         loaded[key] = run.data
@@ -87,7 +89,8 @@ def _read(config: CompareConfig, reporter: Reporter) -> list[Run]:
 def _claim(config: CompareConfig, out: Path, resume: bool) -> None:
     """Refuses a folder that holds something else than this comparison."""
     if resume:
-        if resumed(out).runs() != config.runs():
+        before = resumed(out)
+        if before.runs() != config.runs() or before.search != config.search:
             raise UserError(f"{out} holds a comparison of other runs; give the same options, or name another folder")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -95,41 +98,6 @@ def _claim(config: CompareConfig, out: Path, resume: bool) -> None:
         raise UserError(f"{out} is not empty; go on with {way_out}, or name another folder")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-
-
-def _train(place: int, groups: list[Group], runs: Sequence[Run], own: Comparing) -> None:
-    """Trains what is left of a group, and writes what its first steps have shown into the plan."""
-    named = {run.name: run for run in runs}
-    left = [named[name] for name in groups[place].runs if _state(named[name]) not in ENDED]
-    if not left:
-        return
-    try:
-        training = Training(place, groups[place], left, load_base(left[0].config.model), own)
-        groups[place] = group = training.prepare()
-        keep(own.out, list(named), groups)
-        own.reporter.line(
-            f"group {place + 1} of {len(groups)}: {len(left)} runs, {group.together} at once, about "
-            f"{group.memory / 1e6:,.0f} MB beside the base, {group.minutes or 0:.1f} minutes in all"
-        )
-        training.run()
-    except UserError as error:
-        if len(groups) == 1 or len(left) > 1 or isinstance(error, Unwritable):
-            raise
-        _give_up(left[0], error, own.reporter)
-
-
-def _give_up(run: Run, error: UserError, reporter: Reporter) -> None:
-    """Keeps why a run that trains alone could not be trained, and lets the others train."""
-    path = Path(run.config.out) / RECORD
-    record = read_json(path, "run's record") if path.is_file() else {"config": run.resolved, "seed": run.config.seed}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**record, "state": "failed", "stopped": str(error)})
-    reporter.warn(f'run "{run.name}" failed: {error}')
-
-
-def _state(run: Run) -> str:
-    path = Path(run.config.out) / RECORD
-    return read_json(path, "run's record").get("state", "") if path.is_file() else ""
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
