@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from graftlm.checkpoint import Base
+from graftlm.recipes import _planned as planning
 from graftlm.recipes import compare as comparing
 from graftlm.recipes import fit as fitting
 
@@ -28,7 +29,7 @@ def _exact(name: str) -> Base:
 def test_runs_in_one_pass_end_where_fit_ends_alone(
     graftlm: Command, model: str, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for recipe in (comparing, fitting):
+    for recipe in (comparing, planning, fitting):
         monkeypatch.setattr(recipe, "load_base", _exact)
     flags = ("--model", model, "--data", data, *SHORT)
     done, out, err = graftlm("compare", *flags, "--methods", "lora,bitfit,prefix", "--seeds", "2", "--out", "c")

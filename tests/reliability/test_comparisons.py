@@ -14,6 +14,7 @@ import graftlm
 import tiny
 from graftlm.checkpoint import Base
 from graftlm.core.files import read_json
+from graftlm.recipes import _planned as planning
 from graftlm.recipes import compare as comparing
 from graftlm.recipes import fit as fitting
 from reliability.commands import Commands, wait_for
@@ -64,7 +65,7 @@ def _runs(out: Path) -> dict[str, Any]:
 
 def _ends_as_alone(world: Path, out: Path, names: list[str], steps: int, patch: pytest.MonkeyPatch) -> None:
     """In fp64 every stored tensor is the same to 1e-9, whatever the neighbours and whenever a run joins them."""
-    for recipe in (comparing, fitting):
+    for recipe in (comparing, planning, fitting):
         patch.setattr(recipe, "load_base", _exact)
     methods = [_method(name, {**OWN[place % len(OWN)]} or None) for place, name in enumerate(names)]
     graftlm.compare(**_options(world, out / "c", methods, max_steps=steps))
