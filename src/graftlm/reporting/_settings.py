@@ -1,6 +1,7 @@
 """Runs by setting: what its seeds have in common, and the verdict on those that can be compared."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -140,11 +141,16 @@ def sentence(found: Sequence[Setting], own: Verdict | None) -> str:
     if len(names) > 3:
         listed = f"{', '.join(names[:2])} and {len(names) - 2} others"
     next_ = near[0]
-    return (
+    return _signed(
         f"No single winner: {own.best} has the highest {value}, but {listed} cannot be told from it; it is ahead of "
         f"{next_.other} by {next_.value:.3f} (95 % interval {next_.low:.3f} to {next_.high:.3f}, "
         f"allowing for {_pairs(own.pairs)})."
     )
+
+
+def _signed(text: str) -> str:
+    """With a minus sign before negative numbers."""
+    return re.sub(r"(?<= )-(?=\d)", "−", text)
 
 
 def _pairs(count: int) -> str:

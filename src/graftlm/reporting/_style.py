@@ -20,6 +20,7 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 th, td { padding: .38rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.numbers td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 9.5rem; }
 td.text { text-align: left; white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
 .texts th { text-align: left; } .texts td { text-align: left; vertical-align: top; }
 tr.alike td:first-child { font-weight: 600; }
