@@ -12,7 +12,7 @@ from graftlm.core.config import Config, merged, overrides
 from graftlm.core.errors import UserError
 from graftlm.core.settings import SEEDS, DataConfig, FitConfig, HeadConfig, Name, TrainingConfig
 
-SHORT = {"rank": "r"}
+SHORT = {"rank": "r", "variant": "", "reparametrisation": "mlp_"}
 LONG = 80  # letters of a method with its options in a run's name
 RUNS = "runs"
 
