@@ -84,9 +84,10 @@ def task(name: str) -> ModuleType:
     """The module of a task; an unknown name is an error that names the nearest.
 
     It has LOWER_IS_BETTER, TUNES, `Options`, `measures`, `outputs`, `goals`, `loss`, `decode`, `metrics`,
-    `details` and `tuned`, as graftlm.tasks.classification does. READS says what an example is: a text with a "class" or
-    a "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
-    "text", or "tokens" of rows that the task's own `encode` makes.
+    `details` and `tuned`, as graftlm.tasks.classification does, and `shares` where its first metric is a fraction of
+    two sums over examples. READS says what an example is: a text with a "class" or a "score", or "rows" that the task's
+    own `read` and `asked` make examples of. HEAD says what logits are of: a whole "text", or "tokens" of rows that the
+    task's own `encode` makes.
     """
     return registry.load(PACKAGE, "task", name)
 
