@@ -88,7 +88,7 @@ def ours(job: dict[str, Any], folder: Path) -> tuple[float, float]:
     groups = [runs] if job["side"] == "together" else [[run] for run in runs]
     seconds, best = 0.0, []
     for group in groups:
-        base, accelerator = load_base(job["model"]), accelerator_of(group[0].config)
+        base, accelerator = load_base(job["model"]), accelerator_of(group[0].config, False)
         found = jobs(group, base, accelerator.device, Stopper(), Silent())
         losses, plans = losses_of(found), {name: own.plan for name, own in found.items()}
         before = time.perf_counter()

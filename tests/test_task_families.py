@@ -69,8 +69,16 @@ def ranked(count: int) -> list[dict[str, Any]]:
     return [{"text": " ".join(words(row, 3 + row % 6)), "label": row % 4} for row in range(count)]
 
 
+def misspelt(count: int) -> list[dict[str, Any]]:
+    rows = [words(row, 3 + row % 6) for row in range(count)]
+    right = [[f"w{int(word[1:]) // 4}" if int(word[1:]) % 4 == 1 else word for word in own] for own in rows]
+    return [{"input": " ".join(one), "target": " ".join(other)} for one, other in zip(rows, right, strict=True)]
+
+
 ROWS = {"tagging": tagged, "spans": asked, "multi-span": asked, "multilabel": labelled, "ordinal": ranked}
+ROWS |= {"spelling": misspelt}
 KEYS = {"tagging": "tags", "spans": "answer", "multi-span": "answers", "multilabel": "labels", "ordinal": "label"}
+KEYS |= {"spelling": "edits"}
 OTHERS = [
     ("bert", "lora", "multi-span"),
     ("llama", "prompt-tuning", "multi-span"),
@@ -81,6 +89,8 @@ OTHERS = [
     ("bert", "adapter", "ordinal"),
     ("llama", "head", "ordinal"),
     ("t5", "lora", "ordinal"),
+    ("bert", "adapter", "spelling"),
+    ("gpt2", "lora", "spelling"),
 ]
 SHORT = {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-2}
 CASES = [
@@ -189,6 +199,14 @@ def test_several_labels_are_merged_and_heads_that_plain_models_lack_are_not(tmp_
         with pytest.raises(graftlm.UserError, match=f"the head of {task} has no place in a plain sequence classifier"):
             graftlm.merge(tmp_path / task, tmp_path / "other")
         assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_a_task_needs_no_validation(task: str, tmp_path: Path) -> None:
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS[task](12)), "split": {"train": 1.0}}
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    run = graftlm.fit(model=model, task=task, data=data, method="lora", out=tmp_path / "run", training=SHORT)
+    assert (run.stopped, dict(run.metrics)) == ("done", {})
 
 
 @pytest.mark.parametrize("task", ROWS)

@@ -88,9 +88,18 @@ def evaluate(
     return _evaluate.evaluate(run, DataConfig.parse(values, where="data."), split, reporter, **options)
 
 
-def load(run: str | Path, reporter: Reporter | None = None, *, strength: float = 1.0) -> Predictor:
-    """A finished run, ready to `predict(["a text", …])`; `strength` scales what a method on layers adds."""
-    return _predict.load(run, reporter, strength=strength)
+def load(
+    run: str | Path,
+    reporter: Reporter | None = None,
+    *,
+    strength: float = 1.0,
+    task: Mapping[str, Any] | None = None,
+) -> Predictor:
+    """A finished run, ready to `predict(["a text", …])`; `strength` scales what a method on layers adds.
+
+    `task` are options of its task, as {"beams": 4}, in place of those that it was trained with.
+    """
+    return _predict.load(run, reporter, strength=strength, task=task)
 
 
 def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Path:

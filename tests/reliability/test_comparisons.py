@@ -39,10 +39,10 @@ def _options(world: Path, out: Path, methods: list[Any], **training: Any) -> dic
     return shared | {"methods": methods, "training": {**TRAINING, **training}, "together": 3}
 
 
-def _exact(name: str) -> Base:
+def _exact(name: str, head: str | None = None) -> Base:
     from graftlm.checkpoint import load_base
 
-    base = load_base(name)
+    base = load_base(name, head=head)
     base.model.double()
     return base
 

@@ -136,18 +136,17 @@ def blank(source: ModelSource) -> nn.Module:
     return model
 
 
-def load_base(name: str, cache: Path | None = None) -> Base:
-    """The backbone of a model (no LM head) in fp32, on the CPU, with its tokenizer."""
-    from transformers import AutoModel
-
+def load_base(name: str, cache: Path | None = None, head: str | None = None) -> Base:
+    """A model in fp32, on the CPU, with its tokenizer: the backbone alone, or with its own head "lm" or "mlm"."""
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
     _check_kind(source, config)
+    kind = _class_of(source, config, head)
     tokenizer = _tokenizer(source)
     folder = folder_of(source)
     check_folder(folder)
     try:
-        model, info = AutoModel.from_pretrained(
+        model, info = kind.from_pretrained(
             source.path,
             config=config,
             dtype=torch.float32,
@@ -164,6 +163,35 @@ def load_base(name: str, cache: Path | None = None) -> Base:
     _check_embedding(source, model)
     check_folder(folder)  # again: of a hub's name, most files have come only now
     return Base(source, model.eval(), tokenizer, fingerprint(folder), missing)
+
+
+def _class_of(source: ModelSource, config: Any, head: str | None) -> Any:
+    """The class that loads a model with a head of its own; a model that cannot have one is refused."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    if head is None:
+        return transformers.AutoModel
+    kind = str(config.model_type)
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    if head == "mlm":
+        if kind in _encoders() and not both:
+            return transformers.AutoModelForMaskedLM
+        raise UserError(f'the model "{source.name}" is of type {kind}, which guesses no masked words; an encoder does')
+    if both and kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return transformers.AutoModelForSeq2SeqLM
+    if not both and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in _encoders():
+        return transformers.AutoModelForCausalLM
+    raise UserError(
+        f'the model "{source.name}" is of type {kind}, which writes no texts; a decoder, as gpt2 or llama, or an '
+        "encoder-decoder, as t5, would work"
+    )
+
+
+def _encoders() -> Collection[str]:
+    from transformers.models.auto import modeling_auto as auto
+
+    return auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _check_kind(source: ModelSource, config: Any) -> None:

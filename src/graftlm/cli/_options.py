@@ -56,6 +56,17 @@ def data_values(
     return given(path=path, columns=pairs(columns, "--columns"), split=dict(split), mark=marks(mark), **more)
 
 
+def task_values(options: Sequence[str] | None) -> Values:
+    """The options of a run's task, from `-o task.NAME=VALUE` pairs."""
+    from graftlm.core.config import overrides
+
+    found = overrides(options or ())
+    for name in found:
+        if name != "task" or not isinstance(found[name], Mapping):
+            raise UserError(f'-o {name}=…: a finished run takes options of its task only, as -o "task.beams=4"')
+    return dict(found.get("task", {}))
+
+
 def read_config(path: Path | None) -> Values:
     """The values of a YAML file."""
     from graftlm.core.config import read_yaml

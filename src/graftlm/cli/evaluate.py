@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import data_values, fractions
+from graftlm.cli._options import data_values, fractions, task_values
 
 if TYPE_CHECKING:
     from graftlm.cli._console import ConsoleReporter
@@ -26,6 +26,9 @@ def evaluate(
     mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable rows out, and count them.")] = False,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Examples a batch.", min=1)] = 64,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of its task: task.beams=4.")
+    ] = None,
     predict: Annotated[bool, typer.Option("--predict", help="Write predictions.jsonl too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
@@ -46,7 +49,7 @@ def evaluate(
     from graftlm.recipes.evaluate import evaluate as job
 
     reporter = ConsoleReporter(quiet=quiet)
-    scores = job(run, values, split, reporter, predict=predict, batch_size=batch_size)
+    scores = job(run, values, split, reporter, predict=predict, batch_size=batch_size, task=task_values(option))
     title = f"{run}: {split}, {scores.examples:,} examples in {scores.seconds:.1f} s"
     reporter.table(title, ["metric", "value"], [[name, f"{value:.4f}"] for name, value in scores.metrics.items()])
     if scores.per_class:

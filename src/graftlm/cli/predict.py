@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graftlm.cli._options import marks, pairs
+from graftlm.cli._options import marks, pairs, task_values
 from graftlm.core.errors import UserError
 
 STDIN = "standard input"
@@ -31,6 +31,13 @@ def predict(
     ] = None,
     mark: Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="Entities to mark in the text.")] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Texts a batch.", min=1)] = 64,
+    rank: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Candidates; each text's nearest ones, by a run of matching.")
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", help="How many candidates --rank gives.", min=1)] = 10,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of its task: task.beams=4.")
+    ] = None,
     gates: Annotated[
         bool, typer.Option("--gates", help="Add the gates' values; a table of them, and a plot in RUN/gates.html.")
     ] = False,
@@ -38,7 +45,8 @@ def predict(
 ) -> None:
     """Print a JSON line for each text.
 
-    It holds the label and all labels' probabilities, or the score; and the input's id where it has one.
+    It holds what the run's task answers with, as the label and all labels' probabilities, the score or a text; and the
+    input's id where it has one.
 
     \b
     Example:
@@ -61,8 +69,13 @@ def predict(
     from graftlm.recipes.predict import load
 
     reporter = ConsoleReporter(quiet=quiet)
-    predictor = load(run, reporter)
-    answers = predictor.predict(inputs, batch_size, reporter)
+    predictor = load(run, reporter, task=task_values(option))
+    if rank is not None:
+        from graftlm.tasks import read_texts
+
+        answers = predictor.rank(inputs, read_texts(rank), top, batch_size, reporter)
+    else:
+        answers = predictor.predict(inputs, batch_size, reporter)
     rows = [_named(given, answer) for given, answer in zip(inputs, answers, strict=True)]
     if gates:
         from graftlm.cli._gates import show

@@ -71,6 +71,10 @@ class TrainingConfig(Config):
     `patience`: evaluations without a better validation metric before the run stops; 0 never stops early.
     A checkpoint is saved `save_seconds` after the last one, or later where saving would take more than a tenth of the
     time, and every `save_steps` where that is given. `keep_checkpoints`: how many stay when the run is done.
+    `kernels`: the frozen base is computed by what is quickest on this machine ("auto"), with its weights packed too,
+    which takes twice their memory besides ("packed"), or by plain "torch". `cache`: what no run acts on below is
+    computed once for each example ("auto"), where that fits into a quarter of the free memory and the examples are met
+    at least twice; "off" never keeps it.
     """
 
     optimizer: str = "adamw"
@@ -87,6 +91,8 @@ class TrainingConfig(Config):
     accumulation: PositiveInt = 1
     clip: NonNegativeFloat = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    kernels: Literal["auto", "packed", "torch"] = "auto"
+    cache: Literal["auto", "off"] = "auto"
     base_dropout: bool = False
     gradient_checkpointing: bool = False
     max_length: PositiveInt | None = None

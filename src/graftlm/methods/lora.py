@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from graftlm.core.errors import UserError
+from graftlm.kernels import add_low_rank
 from graftlm.methods import _dora, _pissa
 from graftlm.methods._method import MethodConfig
 from graftlm.methods._peft_lora import WORDS
@@ -53,14 +54,8 @@ class LoraConfig(MethodConfig):
     plus: PositiveFloat | None = None
 
 
-def low_rank(x: Tensor, down: Tensor, up: Tensor, scale: Tensor) -> Tensor:
-    """x (n rows d_in), down (n rank d_in), up (n d_out rank), scale (n) -> (n rows d_out)."""
-    h = torch.bmm(x, down.mT)  # n rows rank
-    return torch.bmm(h, up.mT) * scale[:, None, None]
-
-
 def forward(view: View, p: Tensors) -> Tensor:
-    return view.y + low_rank(view.dropout(view.x), p["down"], p["up"], p["scale"])
+    return add_low_rank(view.y, view.dropout(view.x), p["down"], p["up"], p["scale"])
 
 
 def merge(weight: Tensor, bias: Tensor | None, p: Tensors) -> tuple[Tensor, Tensor | None]:

@@ -9,8 +9,11 @@ from graftlm.core.errors import UserError, unknown
 from graftlm.core.settings import FitConfig
 
 
-def accelerator_of(config: FitConfig) -> Accelerator:
-    """The precision and the trackers that a run asks for."""
+def accelerator_of(config: FitConfig, casts: bool) -> Accelerator:
+    """The precision and the trackers that a run asks for.
+
+    Only weights that are trained in place are cast to bf16 step by step (`casts`); a frozen base is bf16 itself.
+    """
     known = {str(name).rsplit(".", 1)[-1].lower() for name in _tracker_names()}
     for name in config.training.trackers:
         if name not in known:
@@ -18,7 +21,7 @@ def accelerator_of(config: FitConfig) -> Accelerator:
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
         return Accelerator(
-            mixed_precision="bf16" if config.training.precision == "bf16" else "no",
+            mixed_precision="bf16" if casts and config.training.precision == "bf16" else "no",
             log_with=list(config.training.trackers) or None,  # pyright: ignore[reportArgumentType]
             project_dir=str(Path(config.out) / "trackers") if config.training.trackers else None,
         )

@@ -16,7 +16,7 @@ from graftlm.recipes._folder import RunFolder
 from graftlm.recipes._history import History
 from graftlm.recipes._memory import needed_by, warn_of_memory
 from graftlm.recipes._origin import origin
-from graftlm.recipes._run import Job, Run, jobs, losses_of
+from graftlm.recipes._run import Job, Run, casts, jobs, losses_of
 from graftlm.recipes._saved import save
 from graftlm.recipes._schedule import Group
 from graftlm.recipes._signals import Stopper
@@ -47,7 +47,7 @@ class Training:
         self.group, self.runs, self.base, self.own = group, runs, base, own
         self.states = own.out / STATES / str(place)
         first = runs[0].config
-        self.accelerator = accelerator_of(first.model_copy(update={"out": str(own.out)}))
+        self.accelerator = accelerator_of(first.model_copy(update={"out": str(own.out)}), casts(runs, base))
         self.jobs = jobs(runs, base, self.accelerator.device, own.stopper, own.reporter)
         self.losses = losses_of(self.jobs)
         self.needs = {name: needed_by(job.model, name, job.plan) for name, job in self.jobs.items()}
@@ -138,7 +138,7 @@ class Training:
             "config": run.resolved,
             "seed": run.config.seed,
             "estimated_memory_bytes": self.needs[name],
-            **origin(run.data, self.base.fingerprint, self.accelerator.device),
+            **origin(run.data, self.base.fingerprint, self.accelerator.device, job.model.kernels),
         }
         values = start.values if start is not None else {}
         if name in values.get("histories", {}):

@@ -1,31 +1,43 @@
 """A base, the runs on it and their heads, as one thing that turns examples into losses and logits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
+from graftlm.kernels import current
 from graftlm.methods import MethodConfig, attach
+from graftlm.recipes._bottom import Bottom, depth
 from graftlm.recipes._cached import encoded
+from graftlm.recipes._language import Speaker, guess, masked_logits
+from graftlm.recipes._room import room_for, virtual_of
 from graftlm.sites import Attached, Past, Tokens, row_keys
 from graftlm.tasks import (
     NOWHERE,
     Encoded,
     Features,
+    Guessed,
+    LanguageHead,
     Problem,
     Reading,
     SequenceHead,
     TokenHead,
+    VectorHead,
+    Written,
     collate,
     guessed_head,
+    mean_loss,
+    must_train,
     read_places,
 )
 from graftlm.training import sorted_batches
@@ -35,17 +47,27 @@ from graftlm.training import sorted_batches
 class TaskModel:
     """Runs of one task on one base. `virtual` are each run's virtual tokens' ids.
 
-    `cache`: a folder that keeps large data sets' token ids; None keeps none.
+    `cache`: a folder that keeps large data sets' token ids; None keeps none. `kernels`: what computes the
+    base, as `quicken` has found it. `bottom`: what stands below all runs, computed before, where that is kept.
     """
 
     base: Base
     attached: Attached
-    head: SequenceHead | TokenHead
+    head: SequenceHead | TokenHead | LanguageHead | VectorHead
     problem: Problem
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
     base_parameters: int
     cache: Path | None = None
+    kernels: Mapping[str, Any] = field(default_factory=dict)
+    bottom: Bottom | None = None
+
+    @property
+    def speaker(self) -> Speaker | None:
+        """What writes by the base's LM head, where the task has it so."""
+        if self.task.HEAD != "lm" or not isinstance(self.head, LanguageHead):
+            return None
+        return Speaker(self.base, self.attached, self.head)
 
     @property
     def task(self) -> ModuleType:
@@ -60,15 +82,45 @@ class TaskModel:
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
         length = max_length or limit
-        if self.task.HEAD == "tokens":
+        if self.task.HEAD != "text":
             reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
+            if self.speaker is not None:
+                reading = replace(reading, end=self.speaker.end, apart=self.attached.sites.encoder_decoder)
             found: Encoded = self.task.encode(examples, reading, self.problem)
         else:
             rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)
             notes = (f"{cut} texts are longer than {length} tokens and were cut",) if cut else ()
             found = Encoded(examples, rows, range(len(rows)), notes=notes)
-        self._check_words(max((max(row.ids) for row in found.rows), default=0))
+        self._check_words(max((max((*row.ids, *(row.answer or ()))) for row in found.rows), default=0))
         return found
+
+    def keep_bottom(self, rows: Sequence[Features], most: int, reporter: Reporter) -> None:
+        """Computes what stands below all runs, for rows that are met often, where it fits into `most` bytes."""
+        sites = self.attached.sites
+        below = min(depth(self.attached.acts[run], sites) for run in self.attached.runs)
+        if below == 0 or not isinstance(self.head, (SequenceHead, TokenHead)):
+            return
+        bottom = Bottom(self.attached, below)
+        if bottom.bytes_of(rows) <= most:
+            extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
+            device = self.attached.device
+            bottom.keep(
+                rows, lambda own: collate([(row, ()) for row in own], self.base.pad_id, device) | extra, reporter
+            )
+            self.bottom = bottom
+
+    def front(self, run: str) -> int:
+        """How many keys a run's prefixes and prompts put before the text."""
+        return sum(act.length for act in self.attached.acts[run] if isinstance(act, (Past, Tokens)))
+
+    def quicken(self, pack: bool, longest: int) -> None:
+        """Has the frozen base computed by what is quickest here, for rows of up to so many tokens."""
+        layers = self.attached.quicken(pack)
+        sites, choices = self.attached.sites, current()
+        parts = sites.parts if sites.table is not None and self.attached.device.type == "cpu" else ()
+        for width in {one.head_width for part in parts for one in sites.attentions(part)}:
+            choices.prepare(next(self.base.model.parameters()).dtype, width, longest)
+        self.kernels = {"layers": layers, "choices": dict(choices.found)}
 
     def _check_words(self, highest: int) -> None:
         """Refuses a tokenizer of another model: its ids would be taken for virtual tokens."""
@@ -82,16 +134,24 @@ class TaskModel:
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
         """Each run's features, run after run -> logits (rows outputs), or (rows places outputs), in that order."""
         device = self.attached.device
-        flat = [(features, self.virtual[run]) for run, own in rows.items() for features in own]
-        batch = collate(flat, self.base.pad_id, device)
-        if self.attached.sites.encoder_decoder:
-            batch |= self._decoder_inputs([features for features, _ in flat], device)
+        named = [(run, part) for run, own in rows.items() for features in own for part in features.parts]
+        flat = [(features, self.virtual[run]) for run, features in named]
         if len(self.attached.runs) == 1:
             self.attached.route(self.attached.runs[0], keys)
         else:
-            self.attached.route([run for run, own in rows.items() for _ in own], keys)
+            self.attached.route([run for run, _ in named], keys)
+        if self.speaker is not None:
+            return self.speaker.logits(flat)
+        if isinstance(self.head, LanguageHead):
+            return masked_logits(self.attached, self.head, flat, self.base.pad_id)
+        batch = collate(flat, self.base.pad_id, device)
+        if self.attached.sites.encoder_decoder:
+            batch |= self._decoder_inputs([features for features, _ in flat], device)
         extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
-        hidden = self.attached(**batch, **extra).last_hidden_state
+        if self.bottom is not None:
+            hidden = self.bottom([features for features, _ in flat], batch | extra)
+        else:
+            hidden = self.attached(**batch, **extra).last_hidden_state
         both = self.attached.sites.encoder_decoder
         if isinstance(self.head, TokenHead):
             before = [0 if both else len(virtual) for _, virtual in flat]
@@ -99,11 +159,15 @@ class TaskModel:
                 hidden, read_places([(row, count) for (row, _), count in zip(flat, before, strict=True)], device)
             )
         real = batch["attention_mask"].bool()
-        if not self.head.counts_virtual:
+        if not (isinstance(self.head, SequenceHead) and self.head.counts_virtual):
             real &= batch["input_ids"] < self.attached.sites.vocabulary
         if both:
             real = batch["decoder_attention_mask"].bool()
-        return self.head(hidden, real)
+        if isinstance(self.head, SequenceHead):
+            return self.head(hidden, real)
+        assert isinstance(self.head, VectorHead)
+        sizes = [len(features.parts) for own in rows.values() for features in own]
+        return pad_sequence(list(self.head(hidden, real).split(sizes)), batch_first=True)
 
     def _decoder_inputs(self, rows: Sequence[Features], device: torch.device) -> dict[str, Tensor]:
         """The same texts one place to the right, as the families' own classifiers give them to the decoder."""
@@ -120,20 +184,28 @@ class TaskModel:
         targets: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """The loss of each example that a step takes of each run, by run."""
-        keys = [row_keys(self.attached.seeds[run], steps[run], torch.tensor(own)) for run, own in rows.items()]
+        keys = [row_keys(self.attached.seeds[run], steps[run], _names(own, features[run])) for run, own in rows.items()]
         chosen = {run: [features[run][index] for index in own] for run, own in rows.items()}
         logits = self.forward(chosen, torch.cat(keys).to(self.attached.device))
         parts = logits.split([len(own) for own in rows.values()])
         return {
-            run: self.task.loss(part, targets[run][list(own)].to(part.device))
+            run: self._loss(part, targets[run][list(own)].to(part.device))
             for (run, own), part in zip(rows.items(), parts, strict=True)
         }
 
+    def _loss(self, logits: Tensor, goals: Tensor) -> Tensor:
+        if isinstance(self.head, VectorHead):
+            return self.task.loss(logits, goals, self.problem.options)
+        return self.task.loss(logits, goals)
+
     def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
         """Logits (rows outputs), or (rows places outputs), on the CPU in the rows' order, batched by length."""
-        out = torch.full((len(features), *_places(features), self.head.outputs), NOWHERE)
+        if isinstance(self.head, LanguageHead):
+            raise UserError(f"a run of {self.problem.task} gives no logits of whole rows; predict says what it gives")
+        wide = (max(len(row.parts) for row in features),) if isinstance(self.head, VectorHead) and features else ()
+        out = torch.full((len(features), *(wide or _places(features)), self.head.outputs), 0.0 if wide else NOWHERE)
         self.attached.eval()
-        batches = sorted_batches([len(row.ids) for row in features], size)
+        batches = sorted_batches([row.length for row in features], size)
         with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
             for batch in batches:
                 found = self.forward({run: [features[index] for index in batch]}).float().cpu()
@@ -144,18 +216,50 @@ class TaskModel:
                 progress.advance(len(batch))
         return out
 
+    def answer(
+        self, encoded: Encoded, run: str, size: int, reporter: Reporter, title: str, *, loss_alone: bool = False
+    ) -> Tensor | Written | Guessed:
+        """What the task's `decode` and `metrics` take: logits of all rows, or what the model has written or guessed.
+
+        `loss_alone`: nothing is written where the model would, and only the losses are known.
+        """
+        if not isinstance(self.head, LanguageHead):
+            return self.logits(encoded.rows, run, size, reporter, title)
+        self.attached.eval()
+        self.attached.route(run)
+        if self.speaker is None:
+            decode, best = self.base.tokenizer.decode, self.problem.options.best
+            with torch.inference_mode(), reporter.progress(title, len(encoded.rows), unit="examples") as progress:
+
+                def logits_of(rows: Sequence[Features]) -> Tensor:
+                    return self.forward({run: rows})
+
+                return guess(logits_of, encoded.rows, size, self.task.loss, decode, best, progress)
+        rows = [(row, self.virtual[run]) for row in encoded.rows]
+        with torch.inference_mode():
+            if loss_alone:
+                return Written(self.speaker.losses(rows, size, self.problem, reporter, title))
+            return self.speaker.write(rows, run, size, self.problem, reporter, title)
+
     def gates(self, features: Sequence[Features], run: str, size: int, reporter: Reporter) -> dict[str, Tensor]:
         """How far each gate opens for each example: `layer.role.part` -> (examples), in the examples' order."""
-        with self.attached.gates() as found:
-            self.logits(features, run, size, reporter, "gates")
-        batches = sorted_batches([len(row.ids) for row in features], size)
+        self.attached.eval()
+        batches = sorted_batches([row.length for row in features], size)
+        steps = reporter.progress("gates", len(features), unit="examples")
+        with self.attached.gates() as found, torch.inference_mode(), steps as progress:
+            for batch in batches:
+                self.forward({run: [features[index] for index in batch]})
+                progress.advance(len(batch))
         places = torch.tensor([place for batch in batches for place in batch]).argsort()
         return {name: torch.cat(values)[places] for name, values in found.items()}
 
-    def metrics(self, logits: Tensor, encoded: Encoded) -> dict[str, float]:
+    def metrics(self, answer: Tensor | Written | Guessed, encoded: Encoded) -> dict[str, float]:
         """The mean loss and the task's metrics."""
-        loss = float(self.task.loss(logits, self.task.goals(encoded)).mean())
-        return {"loss": loss, **self.task.metrics(logits, encoded, self.problem)}
+        if isinstance(answer, Tensor):
+            loss = float(self._loss(answer, self.task.goals(encoded)).mean())
+        else:
+            loss = mean_loss(answer)
+        return {"loss": loss, **self.task.metrics(answer, encoded, self.problem)}
 
 
 def build(
@@ -169,14 +273,30 @@ def build(
     size = sum(parameter.numel() for parameter in base.model.parameters())
     attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing)
     outputs = problem.module.outputs(problem)
-    if problem.module.HEAD == "tokens":
+    if problem.base_head is not None:
+        made = LanguageHead(attached, head)
+        problem = _speaking(problem, base, attached)
+    elif problem.module.HEAD == "vectors":
+        must_train(attached)
+        made = VectorHead(attached, head)
+    elif problem.module.HEAD == "tokens":
         made = TokenHead(attached, head, outputs)
     else:
         made = SequenceHead(attached, head, outputs, base.missing)
-    virtual = {run: _virtual(attached, run) for run in methods}
+    virtual = {run: virtual_of(attached, run) for run in methods}
     return TaskModel(
-        base, attached, made, problem, virtual, {run: _limit(base, attached, run) for run in methods}, size
+        base, attached, made, problem, virtual, {run: room_for(base, attached, run) for run in methods}, size
     )
+
+
+def _speaking(problem: Problem, base: Base, attached: Attached) -> Problem:
+    """The problem with what its options take from the tokenizer; refuses a cache beside what sees the whole text."""
+    cached = problem.base_head == "lm" and problem.options.cache
+    for run, why in attached.router.whole_text.items() if cached else ():
+        raise UserError(
+            f'run "{run}" {why} the whole text, which a cache does not hold; -o task.cache=false writes without one'
+        )
+    return problem.module.prepared(problem, base.tokenizer)
 
 
 def _places(rows: Sequence[Features]) -> tuple[int, ...]:
@@ -185,39 +305,10 @@ def _places(rows: Sequence[Features]) -> tuple[int, ...]:
     return (max(counts),) if counts else ()
 
 
+def _names(rows: Sequence[int], features: Sequence[Features]) -> Tensor:
+    """What each row that goes through the model is known by: its example's number, and its place in there."""
+    return torch.tensor([row + (place << 40) for row in rows for place in range(len(features[row].parts))])
+
+
 def _causal(attached: Attached) -> bool:
     return (attached.sites.head or guessed_head(attached)).pool == "last"
-
-
-def _virtual(attached: Attached, run: str) -> list[int]:
-    first = attached.sites.vocabulary
-    return [first + slot for act in attached.acts[run] if isinstance(act, Tokens) for slot in range(act.length)]
-
-
-def _limit(base: Base, attached: Attached, run: str) -> int:
-    """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8.
-
-    The encoder and the decoder of a model that has both count positions each for itself; the fuller one decides.
-    """
-    positions = attached.sites.positions
-    longest = min(int(base.tokenizer.model_max_length), positions or 1 << 20, 1 << 20)
-    if positions is None:
-        return longest
-    taken: dict[str, int] = {}
-    for act in attached.acts[run]:
-        if isinstance(act, (Past, Tokens)):
-            stream = act.part if isinstance(act, Past) else "encoder" if attached.sites.encoder_decoder else ""
-            taken[stream] = taken.get(stream, 0) + _taken(act, positions)
-    most = max(taken.values(), default=0)
-    if positions - most < 8:
-        raise UserError(
-            f'run "{run}" puts {most} virtual tokens before the text, but {base.source.name} has {positions} positions'
-        )
-    return min(longest, positions - most)
-
-
-def _taken(act: Past | Tokens, positions: int) -> int:
-    """How far a prefix or prompt moves the text; a prompt that does not move it must still have its own positions."""
-    if isinstance(act, Past):
-        return act.position_shift
-    return act.length if act.length > positions else act.length + act.position_shift

@@ -17,9 +17,10 @@ from graftlm.core.reporter import Reporter
 from graftlm.tasks import TaskData
 
 
-def origin(data: TaskData, base: str, device: torch.device) -> dict[str, Any]:
-    """The part of a run's record that a resume compares with what it finds."""
-    return {"versions": versions(), "machine": machine(device), "base": base, "data": fingerprint(data)}
+def origin(data: TaskData, base: str, device: torch.device, kernels: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's record that a resume compares with what it finds, and the kernels that it takes over."""
+    found = {"versions": versions(), "machine": machine(device), "base": base, "data": fingerprint(data)}
+    return {**found, "kernels": dict(kernels)}
 
 
 def versions() -> dict[str, str]:

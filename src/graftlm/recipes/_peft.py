@@ -9,12 +9,12 @@ from graftlm.core.settings import HeadConfig
 from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
 from graftlm.sites import Branch, Sites, Tensors, Tokens
-from graftlm.tasks import SequenceHead, head_keys
+from graftlm.tasks import LanguageHead, SequenceHead, head_keys
 
 # Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
 # as PEFT does and vLLM asks, but not for prompt types, where older releases do not know the key.
 SAVED_ANYHOW = ("classifier", "score")
-TOKEN_TYPES = {"tagging": "TOKEN_CLS", "spans": "QUESTION_ANS"}
+TOKEN_TYPES = {"tagging": "TOKEN_CLS", "spelling": "TOKEN_CLS", "spans": "QUESTION_ANS"}
 
 
 def method_form(method: MethodConfig, sites: Sites) -> PeftForm | None:
@@ -39,13 +39,15 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "ru
         _sayable(model, head, run)
         assert sites.head is not None
         kind, paths = "SEQ_CLS", head_keys(model.head, sites.head, sites.class_prefix)
+    elif isinstance(model.head, LanguageHead) and model.task.HEAD == "lm":
+        kind, paths = "SEQ_2_SEQ_LM" if sites.encoder_decoder else "CAUSAL_LM", {}
     else:
         kind, paths = _token_paths(form, model)
     keys = {name: f"{form.head}{path}" for name, path in paths.items()}
     ours = {theirs: name for name, theirs in keys.items()}
     body = {**form.body, "task_type": kind, "base_model_name_or_path": model.base.source.path}
     modules = [_module(key.removeprefix(form.head), sites) for key in keys.values()]
-    if form.head == WHOLE or not all(module.endswith(SAVED_ANYHOW) for module in modules):
+    if paths and (form.head == WHOLE or not all(module.endswith(SAVED_ANYHOW) for module in modules)):
         body["modules_to_save"] = list(dict.fromkeys(modules))
 
     def write(tensors: Tensors) -> dict[str, Tensor]:
@@ -83,6 +85,7 @@ def _sayable(model: TaskModel, head: HeadConfig, run: str) -> None:
         raise NoWordsError(
             f"PEFT has no words for pooling = {head.pooling}: it takes the architecture's own, which is the default"
         )
+    assert isinstance(model.head, SequenceHead)
     dense = model.head.dense_path if model.head.trains_dense else None
     if dense and any(isinstance(act, Branch) and act.site.module == dense for act in model.attached.acts[run]):
         raise NoWordsError(

@@ -1,13 +1,15 @@
 """The plan of a comparison as it is carried out: groups of runs, one after another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from graftlm.checkpoint import Base, load_base
 from graftlm.core.errors import Unwritable, UserError
 from graftlm.core.files import read_json, write_json
 from graftlm.core.reporter import Reporter
 from graftlm.core.results import ENDED, RECORD
+from graftlm.kernels import current
 from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._group import Comparing, Training
 from graftlm.recipes._memory import free_memory
@@ -27,7 +29,7 @@ class Planned:
         self.names += [run.name for run in runs]
         known = {name for group in self.groups for name in group.runs}
         fresh = [run for run in runs if run.name not in known]
-        free = free_memory(accelerator_of(runs[0].config).device)
+        free = free_memory(accelerator_of(runs[0].config, False).device)
         self.groups += schedule(fresh, base, free, self.together)
         keep(self.own.out, self.names, self.groups)
         wanted = {run.name for run in runs}
@@ -41,8 +43,11 @@ class Planned:
         left = [run for run in runs if _state(run) not in ENDED]
         if not left:
             return
+        started = next(filter(None, (_record(run) for run in left)), {})
+        current().take(started.get("kernels", {}).get("choices", {}))
         try:
-            training = Training(place, self.groups[place], left, load_base(left[0].config.model), self.own)
+            fresh = load_base(left[0].config.model, head=left[0].problem.base_head)
+            training = Training(place, self.groups[place], left, fresh, self.own)
             self.groups[place] = group = training.prepare()
             keep(self.own.out, self.names, self.groups)
             self.own.reporter.line(
@@ -66,5 +71,9 @@ def _give_up(run: Run, error: UserError, reporter: Reporter) -> None:
 
 
 def _state(run: Run) -> str:
+    return _record(run).get("state", "")
+
+
+def _record(run: Run) -> Mapping[str, Any]:
     path = Path(run.config.out) / RECORD
-    return read_json(path, "run's record").get("state", "") if path.is_file() else ""
+    return read_json(path, "run's record") if path.is_file() else {}

@@ -13,13 +13,15 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import FitConfig
+from graftlm.recipes._bottom import SHARE
 from graftlm.recipes._cached import default_folder
+from graftlm.recipes._memory import free_memory
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
-from graftlm.tasks import Encoded, Problem, TaskData
+from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
 from graftlm.training import Losses, Plan, optimizers
 
 
@@ -48,6 +50,7 @@ class Job:
     model: TaskModel
     peft: methods.PeftForm | None
     given: Encoded
+    watched: Encoded
     targets: Tensor
     max_length: int
     plan: Plan
@@ -72,12 +75,40 @@ def selects(method: methods.MethodConfig, sites: Sites) -> bool:
     return any(isinstance(act, Select) for act in methods.acts(method, sites))
 
 
+def casts(runs: Sequence[Run], base: Base) -> bool:
+    """Whether the base's own weights are trained, in fp32, so that bf16 means casting them anew in each step."""
+    return any(selects(run.method, base.sites()) for run in runs)
+
+
 def jobs(runs: Sequence[Run], base: Base, device: torch.device, stopper: Stopper, reporter: Reporter) -> dict[str, Job]:
     """Attaches runs with the same head, task and training to a fresh base; gives what each needs, by name."""
     model, forms = _assemble(runs, base, device, reporter)
     found = {run.name: _job(run, replace(model), forms[run.name], stopper, reporter) for run in runs}
+    _quicken(model, found, reporter)
     model.attached.train()
     return found
+
+
+def _quicken(model: TaskModel, found: Mapping[str, Job], reporter: Reporter) -> None:
+    """Has the shared base computed as the first run's settings say."""
+    training = next(iter(found.values())).run.config.training
+    if training.kernels != "torch":
+        longest = max(model.front(name) + max(job.plan.lengths) for name, job in found.items())
+        model.quicken(training.kernels == "packed", longest)
+    plain = not training.gradient_checkpointing and not training.base_dropout
+    if plain and training.cache == "auto" and any(_passes(job.plan) >= 2 for job in found.values()):
+        rows = [row for job in found.values() for encoded in (job.given, job.watched) for row in encoded.rows]
+        model.keep_bottom(rows, free_memory(model.attached.device) // SHARE, reporter)
+    for job in found.values():
+        job.model.kernels, job.model.bottom = model.kernels, model.bottom
+
+
+def _passes(plan: Plan) -> float:
+    """How often a training meets each example, at most."""
+    config = plan.config
+    if config.max_steps is None:
+        return config.epochs
+    return config.max_steps * config.batch_size * config.accumulation / len(plan.lengths)
 
 
 def losses_of(found: Mapping[str, Job]) -> Losses:
@@ -108,7 +139,7 @@ def _assemble(
             "training.accumulation needs less memory too"
         )
     forms = {run.name: method_form(run.method, sites) for run in runs}
-    if config.training.precision == "bf16" and not any(selects(run.method, sites) for run in runs):
+    if config.training.precision == "bf16" and not casts(runs, base):
         base.model.to(torch.bfloat16)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
@@ -123,7 +154,7 @@ def _assemble(
 
 def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopper, reporter: Reporter) -> Job:
     config, name = run.config, run.name
-    model.problem = run.problem
+    model.problem = run.problem if run.problem.base_head is None else model.problem
     train_set, validation = run.data.splits["train"], run.data.splits.get("validation", [])
     given = model.encode(train_set, name, config.training.max_length, strict=not config.data.skip_bad)
     watched = model.encode(validation, name, config.training.max_length)
@@ -133,32 +164,40 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     if not validation:
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(run.method)
-    metric = config.training.metric or model.task.measures(model.problem)[0]
+    writes = run.problem.base_head == "lm"
+    metric = config.training.metric or ("loss" if writes else model.task.measures(model.problem)[0])
     worse_is_more = metric in model.task.LOWER_IS_BETTER
     plan = Plan(
         parameters=model.attached.parameters_of(name),
-        lengths=[len(row.ids) for row in given.rows],
+        lengths=[row.length for row in given.rows],
         config=config.training,
         seed=config.seed,
         rate=rate,
         head_rate=config.training.head_learning_rate or rate,
         rates=model.attached.rates_of(name),
-        evaluate=_evaluator(run, model, watched, Watched(stopper.asked)) if validation else None,
+        evaluate=_evaluator(run, model, watched, metric, Watched(stopper.asked)) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
     )
     max_length = config.training.max_length or model.limits[name]
-    return Job(run, model, peft, given, model.task.goals(given), max_length, plan)
+    return Job(run, model, peft, given, watched, model.task.goals(given), max_length, plan)
 
 
-def _evaluator(run: Run, model: TaskModel, watched: Encoded, quiet: Watched) -> Callable[[], Mapping[str, float]]:
+def _evaluator(
+    run: Run, model: TaskModel, watched: Encoded, metric: str, quiet: Watched
+) -> Callable[[], Mapping[str, float]]:
+    """Metrics on validation; texts are written only where one of theirs is the metric that weights are chosen by."""
     size = run.config.training.eval_batch_size
+    alone = metric == "loss"
+
+    def answer(rows: int) -> Tensor | Written | Guessed:
+        return model.answer(watched, run.name, rows, quiet, "evaluate", loss_alone=alone)
 
     def evaluate() -> Mapping[str, float]:
         nonlocal size
-        logits, size = shrinking(lambda rows: model.logits(watched.rows, run.name, rows, quiet, "evaluate"), size)
-        model.problem = model.task.tuned(logits, watched, model.problem)
-        return model.metrics(logits, watched)
+        found, size = shrinking(answer, size)
+        model.problem = model.task.tuned(found, watched, model.problem)
+        return model.metrics(found, watched)
 
     return evaluate
 

@@ -35,7 +35,8 @@ def save(
     """Writes what the run has come to, `run.json` last. One that failed keeps its best weights, if it has any."""
     out, best, model, name = folder.path, dict(outcome.best or {}), job.model, job.run.name
     primary = model.task.measures(model.problem)[0]
-    answers = _answers(job, reporter)
+    answers, last = _answers(job, reporter)
+    best |= last if best else {}
     tensors = model.attached.kept(name)
     folder.check()
     if best or not outcome.failed:
@@ -53,6 +54,7 @@ def save(
             "total_seconds": round(folder.seconds, 3),
             "train_seconds": round(outcome.seconds, 3),
             "evaluate_seconds": round(outcome.evaluating, 3),
+            "cache_seconds": round(model.bottom.seconds, 3) if model.bottom is not None else 0.0,
             "train_examples_per_second": round(outcome.examples / max(outcome.seconds, 1e-9), 2),
         },
         "peak_memory_bytes": peak_memory(),
@@ -107,15 +109,20 @@ def _card(job: Job, best: Mapping[str, float]) -> Card:
     )
 
 
-def _answers(job: Job, reporter: Reporter) -> list[dict[str, Any]] | None:
-    """Tunes what the task tunes with the weights that are kept, and gives the answers for validation if asked for."""
+def _answers(job: Job, reporter: Reporter) -> tuple[list[dict[str, Any]] | None, dict[str, float]]:
+    """With the weights that are kept, tunes what the task tunes, and gives the answers for validation if asked for.
+
+    Beside them all metrics of a model that writes, for none was written while it was trained.
+    """
     config, data, model = job.run.config, job.run.data, job.model
-    if not data.splits.get("validation") or not (config.predict or model.task.TUNES):
-        return None
+    writes = model.problem.base_head == "lm"
+    if not data.splits.get("validation") or not (config.predict or model.task.TUNES or writes):
+        return None, {}
     encoded = model.encode(data.splits["validation"], job.run.name, job.max_length)
-    logits = model.logits(encoded.rows, job.run.name, config.training.eval_batch_size, reporter, "predict")
-    model.problem = model.task.tuned(logits, encoded, model.problem)
-    return model.task.decode(logits, encoded, model.problem) if config.predict else None
+    found = model.answer(encoded, job.run.name, config.training.eval_batch_size, reporter, "predict")
+    model.problem = model.task.tuned(found, encoded, model.problem)
+    answers = model.task.decode(found, encoded, model.problem) if config.predict else None
+    return answers, model.metrics(found, encoded) if writes else {}
 
 
 def _counts(job: Job, tensors: Mapping[str, Tensor]) -> dict[str, int]:

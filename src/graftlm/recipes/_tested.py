@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from torch import Tensor
-
 from graftlm import tasks
 from graftlm.core.example import Example
 from graftlm.core.files import write_jsonl
@@ -53,12 +51,12 @@ def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:
     model, name = job.model, job.run.name
     encoded = model.encode(test.examples, name, job.max_length)
     size = job.run.config.training.eval_batch_size
-    logits = model.logits(encoded.rows, name, size, Silent(), "test")
-    metrics = model.metrics(logits, encoded)
+    found = model.answer(encoded, name, size, Silent(), "test")
+    metrics = model.metrics(found, encoded)
     if not_finite(metrics):
         return {}
-    write_jsonl(folder / TESTED, _answers(job, logits, encoded))
-    details = model.task.details(logits, encoded, model.problem)
+    write_jsonl(folder / TESTED, _answers(job, found, encoded))
+    details = model.task.details(found, encoded, model.problem)
     return {
         "test": {
             "metrics": metrics,
@@ -72,11 +70,11 @@ def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:
     }
 
 
-def _answers(job: Job, logits: Tensor, encoded: Encoded) -> list[dict[str, Any]]:
+def _answers(job: Job, found: Any, encoded: Encoded) -> list[dict[str, Any]]:
     """The answer to each example, and its share of the first metric where the task can say it."""
     task, problem = job.model.task, job.model.problem
-    given = task.decode(logits, encoded, problem)
-    parts = task.shares(logits, encoded, problem) if hasattr(task, "shares") else [None] * len(given)
+    given = task.decode(found, encoded, problem)
+    parts = task.shares(found, encoded, problem) if hasattr(task, "shares") else [None] * len(given)
     return [{"answer": _short(answer), "share": part} for answer, part in zip(given, parts, strict=True)]
 
 

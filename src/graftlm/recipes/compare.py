@@ -45,7 +45,7 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
     reporter, out = reporter or Silent(), Path(config.out)
     stopper, trials = Stopper(), Trials(config) if config.search else None
     first = _read(trials.sample() if trials else config.runs(), reporter)
-    base = load_base(config.model)
+    base = load_base(config.model, head=first[0].problem.base_head)
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
     _claim(config, out, resume)
     with Lock(out) as lock, stopper:

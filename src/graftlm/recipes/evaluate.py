@@ -1,7 +1,9 @@
 """One job: metrics of a run on one split."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from graftlm import tasks
 from graftlm.checkpoint import adapter_folder
@@ -23,15 +25,16 @@ def evaluate(
     *,
     predict: bool = False,
     batch_size: int = 64,
+    task: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Evaluates a run on a split and writes `metrics.json` (and with `predict`, `predictions.jsonl`) into its folder.
 
     Columns, entity marks and, on the file that the run was trained on, the cut into splits are those of the training
-    unless `data` gives its own.
+    unless `data` gives its own; `task` are options of the task in place of the training's.
     """
     reporter = reporter or Silent()
-    predictor = load(run, reporter)
-    card, task = predictor.card, predictor.model.task
+    predictor = load(run, reporter, task=task)
+    card, module = predictor.card, predictor.model.task
     stored = card.data
     data = data.model_copy(
         update={
@@ -51,21 +54,21 @@ def evaluate(
     predictor.model.cache = default_folder() if data.cache and stored.get("cache", True) else None
     started = time.perf_counter()
     encoded = predictor.encode(examples, reporter)
-    logits = predictor.model.logits(encoded.rows, RUN, batch_size, reporter, "predict")
+    answer = predictor.model.answer(encoded, RUN, batch_size, reporter, "predict")
     seconds = time.perf_counter() - started
-    metrics = predictor.model.metrics(logits, encoded)
+    metrics = predictor.model.metrics(answer, encoded)
     bad = not_finite(metrics)
     if bad is not None:
         raise UserError(
             f"{run} has {bad} on {split}, so nothing is written; its training diverged, a lower learning rate may help"
         )
-    details = task.details(logits, encoded, problem)
-    primary = task.measures(problem)[0]
+    details = module.details(answer, encoded, problem)
+    primary = module.measures(problem)[0]
     folder = adapter_folder(Path(run))
     out = folder.parent if folder.name == "adapter" else folder
     write_json(out / "metrics.json", {"split": split, "metrics": metrics, "primary": primary})
     if predict:
-        write_jsonl(out / "predictions.jsonl", task.decode(logits, encoded, problem))
+        write_jsonl(out / "predictions.jsonl", module.decode(answer, encoded, problem))
     return Evaluation(
         split, metrics, primary, card.labels, details.per_class, details.confusion, len(examples), seconds
     )

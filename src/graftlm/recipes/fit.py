@@ -9,11 +9,12 @@ from graftlm.core.errors import Stopped
 from graftlm.core.records import RunRecord
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import FitConfig
+from graftlm.kernels import current
 from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._folder import RunFolder, explained, halting
 from graftlm.recipes._memory import needed_by, warn_of_memory
 from graftlm.recipes._origin import origin, threads
-from graftlm.recipes._run import jobs, losses_of, read
+from graftlm.recipes._run import casts, jobs, losses_of, read
 from graftlm.recipes._saved import done, save
 from graftlm.recipes._signals import Stopper
 from graftlm.training import Keeping, train
@@ -55,14 +56,15 @@ def _train(
     config: FitConfig, folder: RunFolder, reporter: Reporter, enter: Callable[[Mapping[str, Any]], None]
 ) -> RunRecord:
     run = read(RUN, config, reporter)
-    base = load_base(config.model)
-    accelerator = accelerator_of(config)
+    base = load_base(config.model, head=run.problem.base_head)
+    accelerator = accelerator_of(config, casts([run], base))
     stopper = Stopper()
+    current().take(folder.record.get("kernels", {}).get("choices", {}))
     found = jobs([run], base, accelerator.device, stopper, reporter)
     job = found[RUN]
     plan = job.plan
     warn_of_memory(needed_by(job.model, RUN, plan), accelerator.device, reporter)
-    origins = origin(run.data, base.fingerprint, accelerator.device)
+    origins = origin(run.data, base.fingerprint, accelerator.device, job.model.kernels)
     started = {"config": run.resolved, "seed": config.seed, **origins}
     with stopper, explained(folder):
         enter(started)

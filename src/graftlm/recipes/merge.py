@@ -1,6 +1,7 @@
 """One job: fold a run into its base and write a plain Transformers model."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from graftlm.core.example import Example
 from graftlm.core.files import new_folder
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.recipes.predict import RUN, Predictor, load
-from graftlm.tasks import SequenceHead, collate, head_keys
+from graftlm.tasks import Features, SequenceHead, collate, fields, head_keys
 
 TOLERANCE = 1e-4
 PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classification"}
@@ -23,7 +24,8 @@ PROBES = (
 
 
 def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Path:
-    """Writes base and adapter as one `…ForSequenceClassification` folder that plain Transformers loads.
+    """Writes base and adapter as one folder that plain Transformers loads: a `…ForSequenceClassification`, or the class
+    with the LM head where a run writes.
 
     The merge is made in fp32 and its logits are compared with the run's on a few texts before anything is written.
     A run whose method or pooling a plain model cannot express is refused, with the reason.
@@ -34,9 +36,11 @@ def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> 
         raise UserError(f"{target} exists; name a new folder")
     predictor = load(run, reporter)
     weights = predictor.model.attached.merged(RUN)
-    expected = _logits(predictor)
-    model = _plain(predictor, weights).eval()
-    difference = float((_plain_logits(model, predictor) - expected).abs().max())
+    writes = predictor.model.task.HEAD == "lm"
+    expected = _written_logits(predictor) if writes else _logits(predictor)
+    model = (_writer if writes else _plain)(predictor, weights).eval()
+    found = _written_logits(predictor) if writes else _plain_logits(model, predictor)
+    difference = float((found - expected).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise UserError(
@@ -47,6 +51,33 @@ def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> 
         predictor.model.base.tokenizer.save_pretrained(folder)
     reporter.line(f"merged logits equal the run's to {difference:.1e}")
     return target
+
+
+def _writer(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:
+    """The base itself, with its LM head, and the merged weights in place of its own."""
+    base = predictor.model.attached.detach()
+    own = {**dict(base.named_parameters()), **dict(base.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+    return base
+
+
+@torch.no_grad()
+def _written_logits(predictor: Predictor) -> Tensor:
+    """What the model, with the run or merged, foresees behind each probe."""
+    model = predictor.model
+    assert model.speaker is not None
+    encoded = model.encode(
+        [Example("", meta=_filled(predictor, text)) for text in PROBES], RUN, predictor.card.max_length
+    )
+    rows = [(Features(row.ids, None, answer=row.ids[:3]), model.virtual[RUN]) for row in encoded.rows]
+    return torch.cat([model.speaker.logits([row])[0] for row in rows])
+
+
+def _filled(predictor: Predictor, text: str) -> dict[str, Any]:
+    names = fields(predictor.model.problem.options.prompt)
+    return {"row": dict.fromkeys(names, text)}
 
 
 def _plain(predictor: Predictor, weights: dict[str, Tensor]) -> nn.Module:

@@ -1,6 +1,7 @@
 """One job: load a run beside its base, and ask it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,40 @@ class Predictor:
             raise UserError("predict takes a list of texts; put the one text into a list")
         examples = [self._example(text, place) for place, text in enumerate(texts)]
         encoded = self.encode(examples, reporter)
-        logits = self.model.logits(encoded.rows, RUN, batch_size, reporter or Silent(), "predict")
-        bad = (~logits.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
-        if bad:
-            place = encoded.owners[bad[0]] + 1
-            raise UserError(f"this run gives no finite number for input {place}: its training diverged")
-        return self.model.task.decode(logits, encoded, self.model.problem)
+        answer = self.model.answer(encoded, RUN, batch_size, reporter or Silent(), "predict")
+        if isinstance(answer, Tensor):
+            bad = (~answer.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
+            if bad:
+                place = encoded.owners[bad[0]] + 1
+                raise UserError(f"this run gives no finite number for input {place}: its training diverged")
+        return self.model.task.decode(answer, encoded, self.model.problem)
+
+    def rank(
+        self,
+        queries: Sequence[Text],
+        candidates: Sequence[Text],
+        top: int = 10,
+        batch_size: int = 64,
+        reporter: Reporter | None = None,
+    ) -> list[dict[str, Any]]:
+        """For each query the nearest candidates, best first: {"best": [{"text", "score"}]}, with ids that they have.
+
+        A score is the cosine of the two vectors. A run of another task than matching is refused.
+        """
+        if self.model.task.HEAD != "vectors":
+            raise UserError(f"this run was trained on {self.card.task}; a run of matching ranks candidates")
+        given = [self._example(text, place) for place, text in enumerate(candidates)]
+        one, other = (self.logits(own, batch_size, reporter)[:, 0] for own in (self._bare(queries), self._bare(given)))
+        answers: list[dict[str, Any]] = []
+        for query in one:
+            scores = other @ query
+            order = scores.argsort(descending=True, stable=True)[:top].tolist()
+            answers.append({"best": [_ranked(given[place], float(scores[place])) for place in order]})
+        return answers
+
+    def _bare(self, texts: Sequence[Text]) -> list[Example]:
+        examples = [self._example(text, place) for place, text in enumerate(texts)]
+        return [replace(example, answer=None) for example in examples]
 
     def logits(self, examples: Sequence[Example], batch_size: int = 64, reporter: Reporter | None = None) -> Tensor:
         """Logits (rows outputs) in order, a row an example or, for a task of tokens, (rows places outputs)."""
@@ -80,34 +109,47 @@ class Predictor:
         return example
 
 
-def load(run: str | Path, reporter: Reporter | None = None, *, strength: float = 1.0) -> Predictor:
+def _ranked(candidate: Example, score: float) -> dict[str, Any]:
+    name = {} if candidate.id is None else {"id": candidate.id}
+    return {**name, "text": candidate.text, "score": score}
+
+
+def load(
+    run: str | Path,
+    reporter: Reporter | None = None,
+    *,
+    strength: float = 1.0,
+    task: Mapping[str, Any] | None = None,
+) -> Predictor:
     """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on.
 
     `strength` scales what a method on layers adds to their outputs: 1 is as trained, 0 the bare base under the head.
+    `task` are options of the run's task, as {"beams": 4}, in place of those that it was trained with.
     """
     reporter = reporter or Silent()
     path = Path(run)
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites()) if card.layout == "peft" else None
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, problem_of(card), {RUN: card.seed})
+    model = build(base, {RUN: method}, head, problem_of(card, task or {}), {RUN: card.seed})
     whole = None if form is None else with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, whole))
     if strength != 1:
         model.attached.strengthen(RUN, strength)
+    model.attached.quicken()
     return Predictor(card, model)
 
 
-def problem_of(card: Card) -> Problem:
-    """A run's task, with its options and what was tuned."""
-    return tasks.parse(card.options, card.task, card.labels, card.tuned)
+def problem_of(card: Card, options: Mapping[str, Any] | None = None) -> Problem:
+    """A run's task, with its options, or others in their place, and what was tuned."""
+    return tasks.parse({**card.options, **(options or {})}, card.task, card.labels, card.tuned)
 
 
 def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:
     """A run's card, its base with nothing attached, and its method."""
     card = load_card(run)
     check_files(run, card)
-    base = load_base(card.model)
+    base = load_base(card.model, head=problem_of(card).base_head)
     if base.fingerprint != card.fingerprint:
         raise UserError(
             f'{run} was trained on another "{card.model}": its fingerprint is {card.fingerprint}, '

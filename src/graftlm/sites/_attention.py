@@ -6,15 +6,17 @@ not depend on their neighbours.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import create_position_bias_mask, repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from graftlm.kernels import current, products
 from graftlm.sites._dropout import keyed_dropout, salt
 from graftlm.sites._route import Chunk
 from graftlm.sites._router import Derived, Router
@@ -22,9 +24,17 @@ from graftlm.sites._site import Site
 from graftlm.sites._view import Kept, View, by_run
 
 Gate = Callable[[View, dict[str, Tensor], int], Tensor]
-NAME = "graftlm"
+NAME, QUICK = "graftlm", "graftlm-quick"
 ATTRIBUTE = "graftlm_prefixes"
 RECORDER = "graftlm_recorder"
+
+
+class Kernel(Protocol):
+    """Attention as Transformers calls it: query (b h t d) -> (b t h d)."""
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, None]: ...
 
 
 @dataclass
@@ -96,8 +106,41 @@ class Prefixes:
         return gate(view, placed.derived.bank.take(chunk, dtype), layer).reshape(-1, 1, 1)
 
 
-def attend(
+def quick(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Transformers' `sdpa` attention by the kernel that is quickest here for the batch's length."""
+    bias: Tensor | None = kwargs.get("position_bias")
+    odd = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("cache") is not None
+    if odd or torch.compiler.is_compiling() or (bias is not None and bias.requires_grad):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if current().attention(query, key) == "torch":
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    q = query.shape[2]
+    if causal and attention_mask is None and q > 1:
+        key, value = key[:, :, :q], value[:, :, :q]
+        bias = None if bias is None else bias[..., :q]
+        attention_mask = torch.ones(q, q, dtype=torch.bool, device=query.device).tril()[None, None]
+    if bias is not None:
+        attention_mask = create_position_bias_mask(bias, attention_mask, False, query, key)
+    scale = kwargs.get("scaling")
+    out = products(query, key, value, attention_mask, query.shape[-1] ** -0.5 if scale is None else scale)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    kernel: Kernel = sdpa_attention_forward,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' `sdpa` attention with a prefix in front of the keys and values of the rows that have one."""
     prefixes: Prefixes | None = getattr(module, ATTRIBUTE, None)
@@ -106,17 +149,17 @@ def attend(
         recorder(key, value)
     chunks = prefixes.chunks() if prefixes is not None else []
     if prefixes is None or not chunks:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return kernel(module, query, key, value, attention_mask, **kwargs)
     layer = prefixes.layer(module)
     if len(chunks) == 1 and chunks[0][0].whole:
-        return _with_prefix(module, prefixes, chunks[0], layer, query, key, value, attention_mask, kwargs), None
+        return _with_prefix(kernel, module, prefixes, chunks[0], layer, query, key, value, attention_mask, kwargs), None
     if any(chunk.places is not None for chunk, _ in chunks):
-        out = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
+        out = kernel(module, query, key, value, attention_mask, **kwargs)[0]
         for chunk, placed in chunks:
             own = chunk.rows(query), chunk.rows(key), chunk.rows(value)
             mask = _of_chunk(attention_mask, chunk)
             options = {**kwargs, "position_bias": _of_chunk(kwargs.get("position_bias"), chunk)}
-            rows = _with_prefix(module, prefixes, (chunk, placed), layer, *own, mask, options)
+            rows = _with_prefix(kernel, module, prefixes, (chunk, placed), layer, *own, mask, options)
             out = chunk.put(out, rows)
         return out, None
     route = prefixes.router.active
@@ -127,13 +170,14 @@ def attend(
         mask = _some_rows(attention_mask, rows)
         options = {**kwargs, "position_bias": _some_rows(kwargs.get("position_bias"), rows)}
         if index is None:
-            pieces.append(sdpa_attention_forward(module, *own, mask, **options)[0])
+            pieces.append(kernel(module, *own, mask, **options)[0])
         else:
-            pieces.append(_with_prefix(module, prefixes, chunks[index], layer, *own, mask, options))
+            pieces.append(_with_prefix(kernel, module, prefixes, chunks[index], layer, *own, mask, options))
     return torch.cat(pieces), None
 
 
 def _with_prefix(
+    kernel: Kernel,
     module: nn.Module,
     prefixes: Prefixes,
     item: tuple[Chunk, Placed],
@@ -151,7 +195,7 @@ def _with_prefix(
     options: dict[str, Any] = {**kwargs, "is_causal": False}
     if (bias := kwargs.get("position_bias")) is not None:
         options["position_bias"] = F.pad(bias, (past_key.shape[2], 0))  # a prefix has no place to be relative to
-    return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    return kernel(module, query, key, value, mask, **options)[0]
 
 
 def _extended(
@@ -191,15 +235,17 @@ def _some_rows(values: Tensor | None, rows: slice) -> Tensor | None:
     return values if values is None or values.shape[0] == 1 else values[rows]
 
 
-def take_over(model: nn.Module) -> list[tuple[Any, str]]:
+def take_over(model: nn.Module, name: str = NAME) -> list[tuple[Any, str]]:
     """Has all attention of a model run through `attend`; gives what `give_back` needs.
+
+    Under the name QUICK it is computed by quick kernels.
 
     Each stack of an encoder-decoder has a config of its own, which says how its attention runs.
     """
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     before = [(config, config._attn_implementation) for config in configs.values()]
     for config, _ in before:
-        config._attn_implementation = NAME
+        config._attn_implementation = name
     return before
 
 
@@ -209,4 +255,6 @@ def give_back(before: list[tuple[Any, str]]) -> None:
 
 
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(QUICK, partial(attend, kernel=quick))
+for _name in (NAME, QUICK):
+    AttentionMaskInterface.register(_name, sdpa_mask)

@@ -230,8 +230,9 @@ class Sites:
 
     @property
     def class_prefix(self) -> str:
-        """What stands before a backbone's paths in the family's classes with a head: "bert.", "model."."""
-        return "" if self.prefix else f"{getattr(self.model, 'base_model_prefix', '')}."
+        """What stands before these paths in the family's classes with a head: "bert."; "" where this is one (T5's)."""
+        whole = self.prefix or getattr(self.model, "get_output_embeddings", lambda: None)() is not None
+        return "" if whole else f"{getattr(self.model, 'base_model_prefix', '')}."
 
     def transposed(self, site: Site) -> bool:
         """Whether a layer keeps its weight as (d_in d_out), as `Conv1D` does."""

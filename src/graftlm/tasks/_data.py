@@ -1,7 +1,7 @@
 """Data of a task: splits of examples with class indices or scores."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig
-from graftlm.tasks import _columns, _few_shot, _labels
+from graftlm.tasks import _columns, _few_shot, _labels, _rows
 from graftlm.tasks._columns import Columns
 from graftlm.tasks._marks import marked
 from graftlm.tasks._read import Table, read_file, shown
@@ -39,21 +39,25 @@ def load(
     tables = _read(source, asked, drawn=config.shots is not None)
     if problem.module.READS == "rows":
         return _by_rows(config, problem, tables, asked, limits, labels)
-    if config.skip_bad:
-        raise UserError(f'skip_bad = true: the task "{problem.task}" cannot leave rows out; leave skip_bad out')
     task = "regression" if problem.module.READS == "score" else "classification"
     first = next(iter(tables.values()))
     columns = _columns.find(first, task, config.columns, config.mark or ())
     for table in tables.values():
         _same_columns(table, first, columns, config.mark)
-    rows = {split: range(min(len(table), limits.get(split, len(table)))) for split, table in tables.items()}
-    cut = {split: table.take(rows[split]) if split in limits else table for split, table in tables.items()}
+    sizes = {split: min(len(table), limits.get(split, len(table))) for split, table in tables.items()}
+    left_out: list[str] = []
+    if config.skip_bad:
+        tables, sizes, left_out = usable(tables, sizes, columns, config, task, labels)
+    rows = {split: range(size) for split, size in sizes.items()}
+    cut = {
+        split: table.take(rows[split]) if len(rows[split]) < len(table) else table for split, table in tables.items()
+    }
     if task == "classification":
         found, answers = classes(tables, columns, config, labels, rows)
     else:
         found, answers = (), {split: _scores(table, columns) for split, table in cut.items()}
     examples = {split: examples_of(table, columns, config.mark, answers[split], task) for split, table in cut.items()}
-    notes = [columns.said(task), *_notes(examples)]
+    notes = [columns.said(task), *left_out, *_notes(examples)]
     if config.shots is not None and "train" in examples:
         drawn = _drawn(examples["train"], found, config.shots, config.shots_seed)
         notes.append(
@@ -161,6 +165,46 @@ def classes(
         for split, table in tables.items()
     }
     return tuple(known), answers
+
+
+def usable(
+    tables: Mapping[str, Table],
+    sizes: Mapping[str, int],
+    columns: Columns,
+    config: DataConfig,
+    task: str,
+    known: Sequence[str] | None,
+    check: Callable[[Table], object] = lambda table: None,
+) -> tuple[dict[str, Table], dict[str, int], list[str]]:
+    """The tables without the rows that cannot be read, how many are left of the first `sizes` rows, and notes.
+
+    Classes of other splits must be among those of train. `check` refuses a table of one row that does not fit besides.
+    """
+    found: dict[str, Table] = {}
+    left: dict[str, int] = {}
+    notes: list[str] = []
+    for split, table in sorted(tables.items(), key=lambda item: item[0] != "train"):
+
+        def good(row: int, table: Table = table, split: str = split, known: Sequence[str] | None = known) -> int:
+            one = table.take([row])
+            examples_of(one, columns, config.mark, [None], None)
+            check(one)
+            if task == "regression":
+                _scores(one, columns)
+            elif known is None:
+                _labels.keys(one, str(columns.answer))
+            else:
+                classes({split: one}, columns, config, known, {split: range(1)})
+            return row
+
+        rows, left_out = _rows.kept(table, good, True)
+        found[split], left[split] = table.take(rows), sum(row < sizes[split] for row in rows)
+        if not left[split]:
+            raise UserError(f"none of the first {sizes[split]} examples in {table.where} can be used")
+        notes += left_out
+        if split == "train" and known is None and task == "classification":
+            known, _ = classes({split: found[split]}, columns, config, None, {split: range(0)})
+    return found, left, notes
 
 
 def _scores(table: Table, columns: Columns) -> list[float]:

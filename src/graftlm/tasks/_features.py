@@ -13,11 +13,27 @@ from graftlm.core.example import Example
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """One row's token ids, where the model has them segment ids, and the tokens that a head reads one by one."""
+    """One row's token ids, where the model has them segment ids, and the tokens that a head reads one by one.
+
+    `answer` are the ids that the model should write after the row, its end included. `others` are texts that belong
+    to this one, and are learned from with it.
+    """
 
     ids: list[int]
     types: list[int] | None
     places: list[int] | None = None
+    answer: list[int] | None = None
+    others: tuple["Features", ...] = ()
+
+    @property
+    def length(self) -> int:
+        """The tokens that a model is given in one row, without virtual ones."""
+        return max(len(self.ids) + len(self.answer or ()), *(other.length for other in self.others), 0)
+
+    @property
+    def parts(self) -> tuple["Features", ...]:
+        """The row and its others."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True)
@@ -25,13 +41,16 @@ class Reading:
     """How a model takes text: its tokenizer and the most tokens of a row, special ones included.
 
     `causal`: its last token has seen the whole row, its first one nothing. `strict`: an example that cannot be learned
-    from is an error, and not only counted.
+    from is an error, and not only counted. `end` is the token that ends what the model writes, `apart` whether it
+    reads a prompt by an encoder, and so has as many tokens again for what it writes.
     """
 
     tokenizer: Any
     length: int
     causal: bool = False
     strict: bool = False
+    end: int = 0
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,16 +106,19 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tupl
     return [Features(ids or empty, kinds if ids or kinds is None else [0]) for ids, kinds in rows], len(long)
 
 
-def collate(rows: Sequence[tuple[Features, Sequence[int]]], pad_id: int, device: torch.device) -> dict[str, Tensor]:
-    """A right-padded batch (b t) of features, each behind its virtual tokens' ids."""
+def collate(
+    rows: Sequence[tuple[Features, Sequence[int]]], pad_id: int, device: torch.device, *, left: bool = False
+) -> dict[str, Tensor]:
+    """A batch (b t) of features, each behind its virtual tokens' ids, padded at the right or at the left."""
     longest = max(len(features.ids) + len(virtual) for features, virtual in rows)
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
     types = torch.zeros(len(rows), longest, dtype=torch.long)
     for row, (features, virtual) in enumerate(rows):
-        start, stop = len(virtual), len(virtual) + len(features.ids)
-        ids[row, :stop] = torch.tensor([*virtual, *features.ids])
-        mask[row, :stop] = 1
+        before = longest - len(virtual) - len(features.ids) if left else 0
+        start, stop = before + len(virtual), before + len(virtual) + len(features.ids)
+        ids[row, before:stop] = torch.tensor([*virtual, *features.ids])
+        mask[row, before:stop] = 1
         if features.types is not None:
             types[row, start:stop] = torch.tensor(features.types)
     batch = {"input_ids": ids, "attention_mask": mask}

@@ -101,6 +101,31 @@ class TokenHead(nn.Module):
         return logits.masked_fill(places[..., None] < 0, NOWHERE)
 
 
+class VectorHead(nn.Module):
+    """A text's vector, of length 1: the mean of its states, or as `config` pools. It has no tensors of its own."""
+
+    def __init__(self, attached: Attached, config: HeadConfig):
+        super().__init__()
+        if config.pooling == "virtual" or config.dropout:
+            raise UserError("this task has no head of its own: head.pooling may be mean, first or last, and no more")
+        self.how: Pool = "mean" if config.pooling == "default" else config.pooling
+        self.outputs = attached.sites.width
+
+    def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
+        """hidden (b t d), real (b t) true at the text's own tokens -> (b d), in fp32."""
+        return F.normalize(pool(hidden, real, self.how).float(), dim=-1)
+
+
+def must_train(attached: Attached) -> None:
+    """Refuses runs that would train nothing, where a task has no head of its own."""
+    for run in attached.runs:
+        if not attached.parameters_of(run):
+            raise UserError(
+                f'run "{run}" would train nothing: its method leaves the base as it is, and this task adds no head; '
+                "lora or any other method works"
+            )
+
+
 def per_run(
     attached: Attached,
     bank: Bank,
@@ -120,6 +145,7 @@ def per_run(
             positions = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape[:2])
             rows = dropped(rows, keys, positions, SALT, rate)
         h = chunk.by_run(rows)  # n (rows w) d
+        h = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
         p = bank.take(chunk, None if torch.is_autocast_enabled(h.device.type) else h.dtype)
         logits.append(layers(h, p).reshape(*rows.shape[:2], -1))
     joined = torch.cat(logits) if len(logits) > 1 else logits[0]

@@ -1,13 +1,13 @@
 """Rows to examples for tasks that read their own: columns by name, lists and strings checked, bad rows counted."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from graftlm.core.errors import UserError, unknown
-from graftlm.core.example import Example
 from graftlm.tasks._columns import IDS, first, has, not_found
 from graftlm.tasks._read import Table, shown
 
+T = TypeVar("T")
 __all__ = ["columns", "has", "identity", "kept", "said", "strings", "text"]
 
 
@@ -39,9 +39,9 @@ def said(found: Mapping[str, str]) -> str:
     return "columns: " + ", ".join(f"{ours}={theirs}" for ours, theirs in found.items() if ours != "id")
 
 
-def kept(table: Table, read: Callable[[int], Example], skip: bool) -> tuple[list[Example], list[str]]:
-    """The examples of a table's rows, and notes. A row that `read` refuses is an error, or with `skip` counted."""
-    examples: list[Example] = []
+def kept(table: Table, read: Callable[[int], T], skip: bool) -> tuple[list[T], list[str]]:
+    """What `read` makes of a table's rows, and notes. A row that it refuses is an error, or with `skip` counted."""
+    examples: list[T] = []
     refused: list[str] = []
     for row in range(len(table)):
         try:

@@ -13,6 +13,7 @@ from graftlm.core.settings import DataConfig
 from graftlm.tasks._read import Table
 
 PACKAGE = "graftlm.tasks"
+BASE_HEADS = ("lm", "mlm")
 
 
 class NoOptions(Config):
@@ -30,6 +31,11 @@ class Problem:
     labels: tuple[str, ...] = ()
     options: Any = NoOptions()  # noqa: RUF009 (frozen)
     tuned: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def base_head(self) -> str | None:
+        """The head of the base's own that the task uses: "lm" or "mlm", or None where it has a head of its own."""
+        return self.module.HEAD if self.module.HEAD in BASE_HEADS else None
 
     @property
     def module(self) -> ModuleType:
@@ -84,10 +90,12 @@ def task(name: str) -> ModuleType:
     """The module of a task; an unknown name is an error that names the nearest.
 
     It has LOWER_IS_BETTER, TUNES, `Options`, `measures`, `outputs`, `goals`, `loss`, `decode`, `metrics`,
-    `details` and `tuned`, as graftlm.tasks.classification does, and `shares` where its first metric is a fraction of
-    two sums over examples. READS says what an example is: a text with a "class" or a "score", or "rows" that the task's
-    own `read` and `asked` make examples of. HEAD says what logits are of: a whole "text", or "tokens" of rows that the
-    task's own `encode` makes.
+    `details` and `tuned`, as graftlm.tasks.classification does, and `shares` where its first
+    metric is a fraction of two sums over examples. READS says what an example is: a text with a "class" or
+    a "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
+    "text", or by the task's own `encode` "tokens" of rows, or "vectors" of a row and the texts that belong to it, whose
+    `loss` takes the options too; or "lm", the base's own, which foresees each row's answer and writes texts: what
+    `decode` and `metrics` take is then `Written`; or "mlm", an encoder's own, which guesses words: `Guessed`.
     """
     return registry.load(PACKAGE, "task", name)
 

@@ -19,3 +19,12 @@ def token_loss(logits: Tensor, goals: Tensor) -> Tensor:
     goals = goals[:, :width]
     each = functional.cross_entropy(logits[:, :width].mT, goals, ignore_index=UNREAD, reduction="none")  # b w
     return each.sum(1) / (goals != UNREAD).sum(1).clamp(min=1)
+
+
+def language_loss(logits: Tensor, goals: Tensor) -> Tensor:
+    """The same as `token_loss` in a layout for many classes: logits (b w v), goals (b w') -> (b)."""
+    width = min(logits.shape[1], goals.shape[1])
+    goals, logits = goals[:, :width], logits[:, :width]
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    each = functional.cross_entropy(logits.flatten(0, 1), goals.flatten(), ignore_index=UNREAD, reduction="none")
+    return each.view(goals.shape).sum(1) / (goals != UNREAD).sum(1).clamp(min=1)

@@ -89,12 +89,41 @@ def _room(firsts: Sequence[str], reading: Reading) -> int:
     return reading.length - tokenizer.num_special_tokens_to_add(True) - max(map(len, ids))
 
 
+def chosen_tokens(words: Sequence[Span], parts: Sequence[Window], last: bool) -> dict[int, tuple[int, int]]:
+    """For each word that has a token, the part that it is read in and which of the part's tokens is read."""
+    tokens: dict[int, Span] = {}
+    for part in parts:
+        tokens |= dict(enumerate(part.spans, part.start))
+    chosen: dict[int, tuple[int, int]] = {}
+    token = 0
+    for word, (start, end) in enumerate(words):
+        while token in tokens and tokens[token][1] <= start:
+            token += 1
+        own = token
+        while own in tokens and (tokens[own][1] <= start or tokens[own][0] == tokens[own][1]):
+            own += 1
+        if own not in tokens or tokens[own][0] >= end:
+            continue
+        while last and own + 1 in tokens and tokens[own + 1][0] < end:
+            own += 1
+        holding = [
+            (part.context(own - part.start), -number)
+            for number, part in enumerate(parts)
+            if part.start <= own < part.start + len(part.spans)
+        ]
+        number = -max(holding)[1]
+        chosen[word] = (number, own - parts[number].start)
+    return chosen
+
+
 def questioned(pairs: Sequence[tuple[str, str]], reading: Reading, stride: int) -> tuple[list[Window], int]:
     """The windows of each context behind its question, and how many questions were cut to half of a row.
 
     `special` holds one place: a special token that has seen the row, the last one where the model is causal. One is
     put at the end if the tokenizer places none there, and a line break after the question if it places nothing.
     """
+    if not pairs:
+        return [], 0
     between, special = _layout(reading)
     room = Reading(reading.tokenizer, reading.length - (special is None), reading.causal, reading.strict)
     questions, long = _halved([question for question, _ in pairs], room)

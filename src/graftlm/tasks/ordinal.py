@@ -33,8 +33,6 @@ class Options(Config):
 def read(given: Given) -> TaskData:
     """Texts or pairs with a class, as classification reads them; whole numbers are ordered as numbers."""
     tables, config = given.tables, given.config
-    if config.skip_bad:
-        raise UserError('skip_bad = true: the task "ordinal" cannot leave rows out; leave skip_bad out')
     columns = _columns.find(given.first, "classification", config.columns)
     assert columns.answer is not None
     for table in tables.values():
@@ -42,15 +40,23 @@ def read(given: Given) -> TaskData:
             if column is not None:
                 _columns.has(table, column)
     known = given.labels if given.labels is not None else given.problem.options.order or None
+    answer, sizes = columns.answer, {split: len(table) for split, table in given.cut.items()}
+    left_out: list[str] = []
+    if config.skip_bad:
+
+        def ordered(one: Table) -> None:
+            _numbers({"": one} if known is None else {}, answer)
+
+        tables, sizes, left_out = _data.usable(tables, sizes, columns, config, "classification", known, ordered)
     if known is None:
-        _numbers(tables, columns.answer)
-    rows = {split: range(len(table)) for split, table in given.cut.items()}
+        _numbers(tables, answer)
+    rows = {split: range(size) for split, size in sizes.items()}
     found, answers = _data.classes(tables, columns, config, known, rows)
     splits = {
-        split: _data.examples_of(table, columns, None, answers[split], "classification")
-        for split, table in given.cut.items()
+        split: _data.examples_of(tables[split].take(own), columns, None, answers[split], "classification")
+        for split, own in rows.items()
     }
-    notes = (columns.said("classification"), f"order: {' < '.join(found)}")
+    notes = (columns.said("classification"), f"order: {' < '.join(found)}", *left_out)
     return TaskData(splits, found, columns.text_pair is not None, notes)
 
 

@@ -17,7 +17,7 @@ from graftlm.tasks._features import Encoded, Features, Reading
 from graftlm.tasks._read import Table, shown
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, goals_of, token_loss
-from graftlm.tasks._windows import Span, Window, windows
+from graftlm.tasks._windows import Span, Window, chosen_tokens, windows
 
 READS, HEAD, TUNES = "rows", "tokens", False
 LOWER_IS_BETTER = ("loss",)
@@ -87,7 +87,7 @@ def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
     value = table.columns[column][row]
     identity = _rows.identity(table, row, found.get("id"))
     if isinstance(value, str):
-        return Example(_rows.text(value, at, column), words=_split(value), id=identity, at=at)
+        return Example(_rows.text(value, at, column), words=split_words(value), id=identity, at=at)
     words = _rows.strings(value, at, column)
     text = _rows.text(" ".join(words), at, column)
     spans: list[Span] = []
@@ -98,7 +98,8 @@ def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
     return Example(text, words=tuple(spans), id=identity, at=at)
 
 
-def _split(text: str) -> tuple[Span, ...]:
+def split_words(text: str) -> tuple[Span, ...]:
+    """The characters [start, end) of each word between white space."""
     return tuple(match.span() for match in re.finditer(r"\S+", text))
 
 
@@ -140,7 +141,8 @@ def outputs(problem: Problem) -> int:
 def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> Encoded:
     """Rows whose places are the first (or last) sub-words; each word is read in the row that shows most around it."""
     examples = [
-        example if example.words is not None else replace(example, words=_split(example.text)) for example in examples
+        example if example.words is not None else replace(example, words=split_words(example.text))
+        for example in examples
     ]
     options: Options = problem.options
     parts: dict[int, list[Window]] = {}
@@ -151,7 +153,7 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     meaning: list[list[int | None]] = []
     read_words = 0
     for owner, own in parts.items():
-        chosen = _chosen(examples[owner].words or (), own, options.subword == "last")
+        chosen = chosen_tokens(examples[owner].words or (), own, options.subword == "last")
         read_words += len(chosen)
         for number, window in enumerate(own):
             here = {place: word for word, (which, place) in chosen.items() if which == number}
@@ -162,33 +164,6 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
             meaning.append([here[place] for place in places] or [None])
             owners.append(owner)
     return Encoded(examples, rows, owners, meaning, _notes(examples, parts, read_words, reading))
-
-
-def _chosen(words: Sequence[Span], parts: Sequence[Window], last: bool) -> dict[int, tuple[int, int]]:
-    """For each word that has a token, the part that it is read in and which of the part's tokens is read."""
-    tokens: dict[int, Span] = {}
-    for part in parts:
-        tokens |= dict(enumerate(part.spans, part.start))
-    chosen: dict[int, tuple[int, int]] = {}
-    token = 0
-    for word, (start, end) in enumerate(words):
-        while token in tokens and tokens[token][1] <= start:
-            token += 1
-        own = token
-        while own in tokens and (tokens[own][1] <= start or tokens[own][0] == tokens[own][1]):
-            own += 1
-        if own not in tokens or tokens[own][0] >= end:
-            continue
-        while last and own + 1 in tokens and tokens[own + 1][0] < end:
-            own += 1
-        holding = [
-            (part.context(own - part.start), -number)
-            for number, part in enumerate(parts)
-            if part.start <= own < part.start + len(part.spans)
-        ]
-        number = -max(holding)[1]
-        chosen[word] = (number, own - parts[number].start)
-    return chosen
 
 
 def _notes(
@@ -215,7 +190,7 @@ def goals(encoded: Encoded) -> Tensor:
     return goals_of(rows)
 
 
-def _found(logits: Tensor, encoded: Encoded, problem: Problem) -> list[list[Found]]:
+def found_tags(logits: Tensor, encoded: Encoded, problem: Problem) -> list[list[Found]]:
     """Each example's words' likeliest tags."""
     found: list[list[Found]] = [[(None, 0.0)] * len(example.words or ()) for example in encoded.examples]
     best = logits.double().softmax(-1).max(-1)
@@ -231,7 +206,7 @@ def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str,
     """The words, their tags, and by BIO or BIOES the entities with their characters [start, end) in the text."""
     kind = _schemes.scheme(problem.labels, problem.options.scheme)
     answers: list[dict[str, Any]] = []
-    for example, found in zip(encoded.examples, _found(logits, encoded, problem), strict=True):
+    for example, found in zip(encoded.examples, found_tags(logits, encoded, problem), strict=True):
         spans = example.words or ()
         tags = [tag for tag, _ in found]
         answer: dict[str, Any] = {"text": example.text, "words": [example.text[s:e] for s, e in spans], "tags": tags}
@@ -289,5 +264,5 @@ def _compared(logits: Tensor, encoded: Encoded, problem: Problem) -> tuple[list[
     """The true and the predicted tags; a word that was not read is "O" among entities, else no label at all."""
     unread = "O" if measures(problem)[0] == "f1" else ""
     true = [[problem.labels[index] for index in example.answer] for example in encoded.examples]
-    found = _found(logits, encoded, problem)
+    found = found_tags(logits, encoded, problem)
     return true, [[tag if tag is not None else unread for tag, _ in words] for words in found]

@@ -1,0 +1,40 @@
+"""How many of a model's positions a run's virtual tokens and prefixes leave for text."""
+
+from graftlm.checkpoint import Base
+from graftlm.core.errors import UserError
+from graftlm.sites import Attached, Past, Tokens
+
+
+def virtual_of(attached: Attached, run: str) -> list[int]:
+    """The ids of a run's virtual tokens."""
+    first = attached.sites.vocabulary
+    return [first + slot for act in attached.acts[run] if isinstance(act, Tokens) for slot in range(act.length)]
+
+
+def room_for(base: Base, attached: Attached, run: str) -> int:
+    """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8.
+
+    The encoder and the decoder of a model that has both count positions each for itself; the fuller one decides.
+    """
+    positions = attached.sites.positions
+    longest = min(int(base.tokenizer.model_max_length), positions or 1 << 20, 1 << 20)
+    if positions is None:
+        return longest
+    taken: dict[str, int] = {}
+    for act in attached.acts[run]:
+        if isinstance(act, (Past, Tokens)):
+            stream = act.part if isinstance(act, Past) else "encoder" if attached.sites.encoder_decoder else ""
+            taken[stream] = taken.get(stream, 0) + _taken(act, positions)
+    most = max(taken.values(), default=0)
+    if positions - most < 8:
+        raise UserError(
+            f'run "{run}" puts {most} virtual tokens before the text, but {base.source.name} has {positions} positions'
+        )
+    return min(longest, positions - most)
+
+
+def _taken(act: Past | Tokens, positions: int) -> int:
+    """How far a prefix or prompt moves the text; a prompt that does not move it must still have its own positions."""
+    if isinstance(act, Past):
+        return act.position_shift
+    return act.length if act.length > positions else act.length + act.position_shift

@@ -1,0 +1,222 @@
+"""The words that are missing in a text, by an encoder's own MLM head (Devlin et al., 2018; Taylor, 1953).
+
+A mask stands for one token. The loss is the mean cross-entropy of a row's masks over the whole vocabulary.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.tasks import _rows
+from graftlm.tasks._features import Encoded, Features, Reading
+from graftlm.tasks._read import Table
+from graftlm.tasks._task import Details, Given, Problem, TaskData
+from graftlm.tasks._token_loss import UNREAD, goals_of, language_loss
+from graftlm.tasks._windows import Span, Window, chosen_tokens, windows
+from graftlm.tasks._written import Guessed
+
+READS, HEAD, TUNES = "rows", "mlm", False
+LOWER_IS_BETTER = ("loss",)
+loss = language_loss
+COLUMNS = {
+    "text": ("text", "sentence", "input"),
+    "words": ("words", "word", "answers", "answer", "target", "label"),
+}
+TOP = 5
+
+
+class Options(Config):
+    """`mask`: what stands for a missing word in the data. `best`: how many words are given for each. `stride`: tokens
+    that neighbouring parts of a text longer than the model takes have in common.
+    """
+
+    mask: str = Field(default="[MASK]", min_length=1)
+    best: PositiveInt = 5
+    stride: PositiveInt = 32
+
+
+def read(given: Given) -> TaskData:
+    """Texts with masks, and a word or a list of words, one for each mask."""
+    found = _rows.columns(given.first, given.config.columns, COLUMNS)
+    for table in given.tables.values():
+        for ours in COLUMNS:
+            _rows.has(table, found[ours])
+    splits: dict[str, list[Example]] = {}
+    notes = [_rows.said(found)]
+    for split, table in given.cut.items():
+
+        def row_of(row: int, table: Table = table) -> Example:
+            return _answered(table, row, found, given.problem.options.mask)
+
+        splits[split], left_out = _rows.kept(table, row_of, given.config.skip_bad)
+        notes += left_out
+    return TaskData(splits, (), False, tuple(notes))
+
+
+def _answered(table: Table, row: int, found: Mapping[str, str], mask: str) -> Example:
+    example, column = _text(table, row, found), found["words"]
+    value = table.columns[column][row]
+    words = [value.strip()] if isinstance(value, str) else _rows.strings(value, example.at, column)
+    masks = len(_masks(example.text, mask))
+    if not masks:
+        raise UserError(f'{example.at}: {found["text"]} holds no "{mask}"; task.mask says what stands for a word')
+    if masks != len(words) or not all(words):
+        raise UserError(f"{example.at}: {masks} masks in {found['text']}, but {len(list(filter(None, words)))} words")
+    return replace(example, answer=tuple(words))
+
+
+def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
+    """The texts; words are not needed."""
+    found = _rows.columns(table, given, COLUMNS, optional=("words",))
+    return [_text(table, row, found) for row in range(len(table))]
+
+
+def _text(table: Table, row: int, found: Mapping[str, str]) -> Example:
+    text = _rows.text(table.columns[found["text"]][row], table.at(row), found["text"])
+    return Example(text, id=_rows.identity(table, row, found.get("id")), at=table.at(row))
+
+
+def _masks(text: str, mask: str) -> list[Span]:
+    return [match.span() for match in re.finditer(re.escape(mask), text)]
+
+
+def prepared(problem: Problem, tokenizer: Any) -> Problem:
+    """The problem as it is; a tokenizer without a mask is refused."""
+    if tokenizer.mask_token_id is None:
+        raise UserError(f"{type(tokenizer).__name__} has no mask token, so the model guesses no masked words")
+    return problem
+
+
+def outputs(problem: Problem) -> int:
+    """None of its own: the model's MLM head gives them."""
+    return 0
+
+
+def _filled(text: str, spans: Sequence[Span], words: Sequence[str]) -> tuple[str, list[Span]]:
+    """The text with words in place of some of its characters, and where they stand then."""
+    out, found, end = "", [], 0
+    for (start, stop), word in zip(spans, words, strict=True):
+        out += text[end:start]
+        found.append((len(out), len(out) + len(word)))
+        out, end = out + word, stop
+    return out + text[end:], found
+
+
+def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> Encoded:
+    """Rows whose places are masks, each in the row that shows most around it, with the right tokens as `answer`.
+
+    A word of several tokens is an error where `reading` is strict, else nothing is learned from it.
+    """
+    options: Options = problem.options
+    masks = [_masks(example.text, options.mask) for example in examples]
+    bare = next((example for example, own in zip(examples, masks, strict=True) if not own), None)
+    if bare is not None:
+        raise UserError(f'{bare.at or "an input"} holds no "{options.mask}": {bare.text[:60]!r}')
+    token = reading.tokenizer.mask_token
+    shown = [_filled(example.text, own, [token] * len(own)) for example, own in zip(examples, masks, strict=True)]
+    right, several = _right(examples, masks, reading)
+    parts: dict[int, list[Window]] = {}
+    for window in windows([text for text, _ in shown], None, reading, options.stride):
+        parts.setdefault(window.owner, []).append(window)
+    rows: list[Features] = []
+    owners: list[int] = []
+    meaning: list[list[int]] = []
+    for owner, own in parts.items():
+        chosen = chosen_tokens(shown[owner][1], own, False)
+        for number, window in enumerate(own):
+            here = {place: mask for mask, (which, place) in chosen.items() if which == number}
+            if not here:
+                continue
+            places = sorted(here)
+            answer = [right[owner][here[place]] for place in places] if owner in right else None
+            rows.append(
+                Features(window.features.ids, window.features.types, [window.places[p] for p in places], answer)
+            )
+            owners.append(owner)
+            meaning.append([here[place] for place in places])
+    long = sum(len(own) > 1 for own in parts.values())
+    notes = [f"{long} texts are longer than {reading.length} tokens and are read in parts that overlap"] if long else []
+    notes += [f"{several} words are no single token: nothing is learned from them, and they count as wrong"] * bool(
+        several
+    )
+    return Encoded(examples, rows, owners, meaning, tuple(notes))
+
+
+def _right(
+    examples: Sequence[Example], masks: Sequence[Sequence[Span]], reading: Reading
+) -> tuple[dict[int, list[int]], int]:
+    """The token of each word as it stands in its text, by example; and how many words have no one token."""
+    found: dict[int, list[int]] = {}
+    several = 0
+    for place, (example, own) in enumerate(zip(examples, masks, strict=True)):
+        if example.answer is None:
+            continue
+        text, spans = _filled(example.text, own, example.answer)
+        read = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found[place] = []
+        for (start, stop), word in zip(spans, example.answer, strict=True):
+            ids = [
+                token
+                for token, (first, last) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+                if first < stop and start < last and last > first
+            ]
+            if len(ids) != 1 and reading.strict:
+                raise UserError(
+                    f'{example.at}: "{word}" is {len(ids)} tokens here, and a mask stands for one; --skip-bad leaves '
+                    "such words out"
+                )
+            several += len(ids) != 1
+            found[place].append(ids[0] if len(ids) == 1 else UNREAD)
+    return found, several
+
+
+def goals(encoded: Encoded) -> Tensor:
+    """The right tokens (rows places), −100 where there is none."""
+    bare = next((example for example in encoded.examples if example.answer is None), None)
+    if bare is not None:
+        raise UserError(f"an example without words: {bare.text[:60]!r}")
+    return goals_of([torch.tensor(row.answer, dtype=torch.long) for row in encoded.rows])
+
+
+def decode(guessed: Guessed, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
+    """The text with the likeliest words in it, those words, and for each mask the next ones with probabilities."""
+    best: list[dict[int, Sequence[tuple[str, float]]]] = [{} for _ in encoded.examples]
+    for owner, own, words in zip(encoded.owners, encoded.meaning, guessed.words, strict=True):
+        best[owner] |= dict(zip(own, words, strict=True))
+    answers: list[dict[str, Any]] = []
+    for example, found in zip(encoded.examples, best, strict=True):
+        spans = _masks(example.text, problem.options.mask)
+        words = [found[place][0][0] for place in range(len(spans))]
+        listed = [[{"word": word, "score": share} for word, share in found[place]] for place in range(len(spans))]
+        answers.append({"text": _filled(example.text, spans, words)[0], "words": words, "best": listed})
+    return answers
+
+
+def measures(problem: Problem) -> tuple[str, ...]:
+    """The names of the metrics, the one that a run is chosen by first."""
+    return ("accuracy", f"accuracy@{TOP}", "loss")
+
+
+def metrics(guessed: Guessed, encoded: Encoded, problem: Problem) -> dict[str, float]:
+    """The share of masks whose word is the likeliest, and is among the likeliest five."""
+    ranks = [rank for own in guessed.ranks for rank in own]
+    counts = {"accuracy": 1, f"accuracy@{TOP}": TOP}
+    return {name: sum(0 < rank <= most for rank in ranks) / max(1, len(ranks)) for name, most in counts.items()}
+
+
+def details(guessed: Guessed, encoded: Encoded, problem: Problem) -> Details:
+    """Nothing: the classes are all words."""
+    return Details()
+
+
+def tuned(guessed: Guessed, encoded: Encoded, problem: Problem) -> Problem:
+    """Nothing is tuned here."""
+    return problem

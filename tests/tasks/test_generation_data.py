@@ -1,0 +1,58 @@
+"""Real sets of texts to write from, read by templates; references, numbers and mistakes in rows."""
+
+from typing import Any
+
+import pytest
+
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.settings import DataConfig
+from graftlm.tasks import load, parse, read_texts
+from graftlm.tasks._prompted import values_of
+
+
+def test_references_are_taken_where_a_split_has_them(shared: Any) -> None:
+    data = load(DataConfig(path=shared("e2e_nlg")), parse({"prompt": "{mr}\nText:"}, "generation"))
+    assert [len(data.splits[split]) for split in ("train", "validation", "test")] == [3659, 100, 630]
+    example = data.splits["test"][0]
+    assert example.text == "name[Blue Spice], eatType[coffee shop], area[city centre]\nText:"
+    assert len(example.answer) == 2
+    assert example.meta["target"] == example.answer[0]
+    assert all(len(each.answer) == 1 for each in data.splits["train"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "right"),
+    [
+        ("multi30k_en_de", {"prompt": "{en}", "target": "{de}"}, "Ein Mann mit einem orangefarbenen Hut"),
+        ("gsm8k", {"prompt": "{question}", "target": "{rationale}\n#### {answer}"}, "market.\n#### 18"),
+        ("ewt_spelling", {}, "This man was polite"),
+    ],
+)
+def test_real_sets_are_read_by_their_columns(shared: Any, name: str, options: dict[str, Any], right: str) -> None:
+    data = load(DataConfig(path=shared(name)), parse(options, "generation"), splits=("test",))
+    assert right in data.splits["test"][0].meta["target"]
+
+
+def test_cells_that_are_no_text_are_named_and_left_out(write: Any) -> None:
+    rows = [{"text": "a", "target": 3}, {"text": None, "target": "b"}, {"text": ["x"], "target": "c"}]
+    path = write("train.jsonl", rows)
+    with pytest.raises(UserError, match="line 2: text is missing"):
+        load(DataConfig(path=str(path)), "generation")
+    data = load(DataConfig(path=str(path), skip_bad=True), "generation")
+    assert [example.answer for example in data.splits["train"]] == [("3",)]
+    with pytest.raises(UserError, match='no key of columns "txt"; did you mean "text"'):
+        load(DataConfig(path=str(path), columns={"txt": "text"}), "generation")
+    wrong = write("wrong.jsonl", [{"text": "a", "target": "b", "references": {"x": 1}}])
+    with pytest.raises(UserError, match=r"line 1: references is .*, not a list"):
+        load(DataConfig(path=str(wrong)), "generation")
+
+
+def test_a_prompt_takes_its_fields_from_a_row_or_its_one_field_from_a_text(write: Any) -> None:
+    (row,) = read_texts(write("ask.jsonl", [{"q": "why", "n": 2}]), {"question": "q"}, task="generation")
+    assert values_of(row, "{question} {n} {q}") == {"question": "why", "n": "2", "q": "why"}
+    assert values_of(Example("alone"), "Say: {anything}") == {"anything": "alone"}
+    with pytest.raises(UserError, match=r'an input is a text alone, and task\.prompt has a field "a"'):
+        values_of(Example("alone"), "{a} {b}")
+    with pytest.raises(UserError, match=r'has q, n, question, and task\.prompt has a field "mr"'):
+        values_of(row, "{mr}")
