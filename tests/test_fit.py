@@ -159,5 +159,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) 
 def test_the_public_face_is_small() -> None:
     assert dir(graftlm) == [
         "DataConfig", "FitConfig", "HeadConfig", "Sites", "TrainingConfig", "UserError", "__version__", "attach",
-        "compare", "evaluate", "export_peft", "fit", "import_peft", "load", "merge",
+        "compare", "evaluate", "export_peft", "fit", "import_peft", "load", "merge", "report",
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graftlm.api import compare, evaluate, export_peft, fit, import_peft, load, merge
+    from graftlm.api import compare, evaluate, export_peft, fit, import_peft, load, merge, report
     from graftlm.core.errors import UserError
     from graftlm.core.settings import DataConfig, FitConfig, HeadConfig, TrainingConfig
     from graftlm.methods import attach
@@ -30,6 +30,7 @@ _PLACES = {
     "import_peft": "graftlm.api",
     "load": "graftlm.api",
     "merge": "graftlm.api",
+    "report": "graftlm.api",
 }
 
 
@@ -58,4 +59,5 @@ __all__ = [
     "import_peft",
     "load",
     "merge",
+    "report",
 ]

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from graftlm.core.comparison import CompareConfig
 from graftlm.core.config import merged
@@ -20,6 +20,9 @@ from graftlm.recipes import merge as _merge
 from graftlm.recipes import predict as _predict
 from graftlm.recipes.export import Exported
 from graftlm.recipes.predict import Predictor
+from graftlm.reporting import report as _report
+
+Found = TypeVar("Found")
 
 
 def fit(
@@ -64,7 +67,7 @@ def fit(
     return _interruptible(lambda: _fit.fit(config, reporter))
 
 
-def _interruptible(job: Callable[[], RunRecord]) -> RunRecord:
+def _interruptible(job: Callable[[], Found]) -> Found:
     try:
         return job()
     except Stopped as stopped:
@@ -128,5 +131,19 @@ def compare(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> _compare.Comparison:
-    """Trains many runs in one pass over one base: CompareConfig's options (`model`, `data`, `methods`, `seeds`, …)."""
-    return _compare.compare(CompareConfig.parse(options), reporter, resume=resume)
+    """Trains many runs in one pass over one base: CompareConfig's options (`model`, `data`, `methods`, `seeds`, …).
+
+    With `resume`, a comparison that was left goes on: `out` alone says which, or the same options again. Ctrl-C saves
+    it and then raises KeyboardInterrupt. It ends with the files that `report` writes.
+    """
+    config = (
+        _compare.resumed(str(options["out"])) if resume and set(options) == {"out"} else CompareConfig.parse(options)
+    )
+    found = _interruptible(lambda: _compare.compare(config, reporter, resume=resume))
+    _report.report([found.out])
+    return found
+
+
+def report(*folders: str | Path, out: str | Path | None = None) -> Path:
+    """Writes `report.html` and `results.csv`, `.parquet` and `.tex` from folders of comparisons or runs."""
+    return _report.report(folders, out)[0]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from graftlm.checkpoint import Base
+from graftlm.recipes import _planned as planning
 from graftlm.recipes import compare as comparing
 from graftlm.recipes import fit as fitting
 
@@ -17,10 +18,10 @@ Command = Callable[..., tuple[int, str, str]]
 SHORT = ("-o", "training.max_steps=6", "-o", "training.batch_size=8")
 
 
-def _exact(name: str) -> Base:
+def _exact(name: str, head: str | None = None) -> Base:
     from graftlm.checkpoint import load_base
 
-    base = load_base(name)
+    base = load_base(name, head=head)
     base.model.double()
     return base
 
@@ -28,7 +29,7 @@ def _exact(name: str) -> Base:
 def test_runs_in_one_pass_end_where_fit_ends_alone(
     graftlm: Command, model: str, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for recipe in (comparing, fitting):
+    for recipe in (comparing, planning, fitting):
         monkeypatch.setattr(recipe, "load_base", _exact)
     flags = ("--model", model, "--data", data, *SHORT)
     done, out, err = graftlm("compare", *flags, "--methods", "lora,bitfit,prefix", "--seeds", "2", "--out", "c")
@@ -82,3 +83,26 @@ def test_a_folder_that_is_not_empty_and_a_run_named_twice_are_refused(graftlm: C
     Path("c").mkdir()
     Path("c/other").touch()
     assert graftlm("compare", *flags, "--methods", "lora")[0] == 2
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_in_fp32_a_real_comparison_answers_as_fits_alone_do_but_for_one_example(
+    graftlm: Command, tmp_path: Path
+) -> None:
+    """MiniLM on tweets, eight epochs of 16 examples a label; predictions of 200 test examples."""
+    tweets = Path(__file__).parents[2] / "examples/data/tweets"
+    shared = ("--model", "minilm", "-o", "training.epochs=8", "-o", "training.batch_size=8", "-o", "head.pooling=mean")
+    data = ("--data", tweets, "-o", "data.limit={test: 200}", "-o", "training.learning_rate=0.003", "--shots", "16")
+    methods = ("lora", "bitfit", "prefix", "adapter")
+    flags = (*shared, *data, "--methods", ",".join(methods), "--out", "c", "--together", "4")
+    assert graftlm("compare", *flags)[0] == 0
+    for method in methods:
+        assert graftlm("fit", *shared, *data, "--method", method, "--out", method)[0] == 0
+        assert graftlm("evaluate", method, "--data", tweets, "--predict")[0] == 0
+        alone = [json.loads(line)["label"] for line in Path(f"{method}/predictions.jsonl").read_text().splitlines()]
+        lines = Path(f"c/runs/{method}-shots16-seed0/test.jsonl").read_text().splitlines()
+        together = [json.loads(line)["answer"] for line in lines]
+        assert len(together) == 200
+        differing = sum(one != other for one, other in zip(together, alone[:200], strict=True))
+        assert differing <= 1, method

@@ -12,7 +12,19 @@ import pytest
 import graftlm
 from graftlm.cli.main import code
 
-COMMANDS = ("fit", "compare", "evaluate", "predict", "merge", "export", "import", "sites", "methods", "models")
+COMMANDS = (
+    "fit",
+    "compare",
+    "report",
+    "evaluate",
+    "predict",
+    "merge",
+    "export",
+    "import",
+    "sites",
+    "methods",
+    "models",
+)
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "pandas", "numpy", "accelerate")
 LIGHT = [["--help"], *([name, "--help"] for name in COMMANDS), ["methods"], ["models"]]
 PROGRAM = f"""
@@ -81,11 +93,9 @@ def test_the_examples_work_as_printed(
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
         (example,) = _example(_help(capfd, command))
-        fewer = (
-            ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20, test: 20}"]
-            if command in ("fit", "compare")
-            else []
-        )
+        training = command in ("fit", "compare")
+        limits = ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20, test: 20}"]
+        fewer = limits if training else []
         assert code([*example[1:], *fewer]) == 0, capfd.readouterr().err
     assert Path("runs/tweets/adapter").is_dir()
     assert Path("runs/tweets-merged/config.json").exists()

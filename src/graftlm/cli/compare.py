@@ -1,12 +1,15 @@
 """`graftlm compare`: train many methods, rates and seeds."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graftlm.cli._options import given, layered, read_config
 from graftlm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from graftlm.cli._console import ConsoleReporter
 
 
 def compare(
@@ -31,7 +34,8 @@ def compare(
 ) -> None:
     """Train many methods, rates and seeds in one pass over one base.
 
-    The folder that it leaves holds results.csv, and under runs/ an ordinary folder for each run.
+    The folder that it leaves holds report.html, results.csv, results.parquet, results.tex, and under runs/ an ordinary
+    folder for each run.
 
     \b
     Example:
@@ -65,7 +69,17 @@ def compare(
         resolved = CompareConfig.parse(values)
     if resume is not None and Path(resolved.out) != resume:
         raise UserError(f"--resume {resume} and out = {resolved.out} differ; leave --out out")
-    job(resolved, ConsoleReporter(quiet=quiet), resume=resume is not None)
+    reporter = ConsoleReporter(quiet=quiet)
+    job(resolved, reporter, resume=resume is not None)
+    _report(Path(resolved.out), reporter)
+
+
+def _report(out: Path, reporter: "ConsoleReporter") -> None:
+    from graftlm.reporting.report import report
+
+    path, said = report([out])
+    print(said)
+    reporter.line(f"report: {path}")
 
 
 def _listed(text: str | None, flag: str) -> list[str] | None:

@@ -18,6 +18,7 @@ from graftlm.cli.merge import merge
 from graftlm.cli.methods import methods
 from graftlm.cli.models import models
 from graftlm.cli.predict import predict
+from graftlm.cli.report import report
 from graftlm.cli.sites import sites
 from graftlm.core.errors import Stopped, UserError, unknown
 
@@ -25,7 +26,7 @@ FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, er
 INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (fit, compare, evaluate, predict, merge, export, import_, sites, methods, models):
+for command in (fit, compare, report, evaluate, predict, merge, export, import_, sites, methods, models):
     app.command(command.__name__.rstrip("_"))(command)
 
 

@@ -1,24 +1,47 @@
 """The options of a comparison, and the runs that they stand for."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from graftlm.core.config import Config, merged
+from graftlm.core.config import Config, merged, overrides
 from graftlm.core.errors import UserError
 from graftlm.core.settings import SEEDS, DataConfig, FitConfig, HeadConfig, Name, TrainingConfig
 
-SHORT = {"rank": "r"}
+SHORT = {"rank": "r", "variant": "", "reparametrisation": "mlp_"}
+LONG = 80  # letters of a method with its options in a run's name
 RUNS = "runs"
+
+
+class SearchConfig(Config):
+    """A search by Optuna, for each method a study of its own, instead of a product.
+
+    `space`: an option of a run -> a list of choices, or {low, high} with `log` or `step`, as
+    {training.learning_rate: {low: 0.0001, high: 0.01, log: true}, method.rank: [4, 8, 16]}. `trials` a method, of which
+    `batch` are drawn before any of them is trained, and share passes. `pruner`: "halving" stops trials at rungs, as
+    successive halving does. `storage`: an Optuna storage's address; None is a SQLite file in the comparison's folder.
+    """
+
+    space: Mapping[str, Sequence[bool | int | float | str] | Mapping[str, Any]] = Field(min_length=1)
+    trials: PositiveInt = 16
+    batch: PositiveInt = 8
+    sampler: Literal["tpe", "random", "quasi-random"] = "tpe"
+    pruner: Literal["none", "halving", "median", "hyperband"] = "none"
+    storage: str | None = None
+    seed: NonNegativeInt = Field(default=0, lt=SEEDS)
 
 
 class CompareConfig(Config):
     """The product of `methods`, `learning_rates`, `shots` and `seeds`; all else is the same for all runs.
 
-    `methods`: names or mappings, as FitConfig's `method`. `seeds`: a list, or how many from 0 on. An empty list of
-    rates or shots takes what `training` and `data` say. `together`: the most runs in one pass; None asks the memory.
+    `methods`: names or mappings, as FitConfig's `method`; a mapping's `training` is laid on the others' for its runs
+    alone, as {name: lora, rank: 4, training: {learning_rate: 0.001}}. `seeds`: a list, or how many from 0 on. An empty
+    list of rates or shots takes what `training` and `data` say. `together`: how many runs train in one pass; None lets
+    memory and the time of a few steps decide. `search`: values that are looked for; it takes one seed.
     """
 
     model: Name
@@ -32,6 +55,7 @@ class CompareConfig(Config):
     training: TrainingConfig = TrainingConfig()
     out: Name
     together: PositiveInt | None = None
+    search: SearchConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -49,29 +73,60 @@ class CompareConfig(Config):
             return tuple(range(value))
         return value
 
+    @model_validator(mode="after")
+    def _one_seed(self) -> "CompareConfig":
+        if self.search and (len(self.seeds) > 1 or self.learning_rates or len(self.shots) > 1):
+            raise ValueError("a search takes one seed, and rates and shots from its space alone")
+        return self
+
     def runs(self) -> dict[str, FitConfig]:
         """Each run as `graftlm fit` takes it, by its name; refuses two that are the same."""
         found: dict[str, FitConfig] = {}
-        shared = self.model_dump(mode="json", include={"model", "task", "data", "head", "training"})
         axes = (self.methods, self.learning_rates or (None,), self.shots or (None,), self.seeds)
         for method, rate, shots, seed in product(*axes):
             name = _name(method, rate, shots, seed)
             if name in found:
                 raise UserError(f"two runs are {name}; name each method, rate, number of shots and seed once")
-            own = {"method": method, "seed": seed, "out": f"{self.out}/{RUNS}/{name}"}
             changed = {
                 "training": {"learning_rate": rate} if rate else {},
                 "data": {"shots": shots} if shots else {},
             }
-            found[name] = FitConfig.parse(merged({**shared, **own}, changed))
+            found[name] = self._run(name, method, seed, changed)
         return found
+
+    def trial(self, method: str | Mapping[str, Any], number: int, values: Mapping[str, Any]) -> tuple[str, FitConfig]:
+        """A trial of a search as a run, with its name; `values` are of the space's options."""
+        name = f"{_short(label(method))}-trial{number}-seed{self.seeds[0]}"
+        changed: dict[str, Any] = {}
+        for path, value in values.items():
+            changed = merged(changed, overrides([f"{path}={json.dumps(value)}"]))
+        shots = {"data": {"shots": self.shots[0]}} if self.shots else {}
+        return name, self._run(name, method, self.seeds[0], merged(shots, changed))
+
+    def _run(self, name: str, method: str | Mapping[str, Any], seed: int, changed: Mapping[str, Any]) -> FitConfig:
+        shared = self.model_dump(mode="json", include={"model", "task", "data", "head", "training"})
+        own, training = _parted(method)
+        own = {"name": own} if isinstance(own, str) else own
+        values = {**shared, "method": own, "training": merged(shared["training"], training)}
+        return FitConfig.parse(merged({**values, "seed": seed, "out": f"{self.out}/{RUNS}/{name}"}, changed))
+
+
+def _parted(method: str | Mapping[str, Any]) -> tuple[str | Mapping[str, Any], Mapping[str, Any]]:
+    """A method, and what of the training is its own."""
+    if isinstance(method, str):
+        return method, {}
+    training = method.get("training", {})
+    if not isinstance(training, Mapping):
+        raise UserError(f"training of {label({**method, 'training': {}})} is {training!r}; write it as name: value")
+    return {name: value for name, value in method.items() if name != "training"}, training
 
 
 def label(method: str | Mapping[str, Any]) -> str:
-    """A method and its options in a word: `lora-r4`."""
+    """A method and its options in a word: `lora-r4`. A learning rate of its own is no part of it."""
     if isinstance(method, str):
         return method
-    rest = {name: value for name, value in method.items() if name not in ("name", "union")}
+    own = {name: value for name, value in (method.get("training") or {}).items() if name != "learning_rate"}
+    rest = {name: value for name, value in method.items() if name not in ("name", "union", "training")} | own
     parts = method.get("union", ())
     first = "+".join(map(label, parts)) if parts else str(method.get("name", "method"))
     return "-".join([first, *(f"{SHORT.get(name, name)}{_word(value)}" for name, value in rest.items())])
@@ -86,8 +141,13 @@ def _letters(value: Any) -> Iterator[str]:
     return (letter if letter.isalnum() or letter in "+._" else "_" for letter in text)
 
 
+def _short(text: str) -> str:
+    """No longer than a folder's name may well be; what is cut off is told apart by its hash."""
+    return text if len(text) <= LONG else f"{text[:LONG]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def _name(method: str | Mapping[str, Any], rate: float | None, shots: int | None, seed: int) -> str:
-    words = [label(method)]
+    words = [_short(label(method))]
     words += [f"lr{rate:g}"] if rate else []
     words += [f"shots{shots}"] if shots else []
     return "-".join([*words, f"seed{seed}"])

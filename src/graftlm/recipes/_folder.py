@@ -121,6 +121,11 @@ class RunFolder:
         self._at, self._before = values["history"], values["seconds"]
         self.reporter.line(f"going on from step {values['step']}")
 
+    def go_on_beside(self, record: Mapping[str, Any], history: int, seconds: float) -> None:
+        """Goes on from a snapshot that others keep, which says how long the history was, and after how many seconds."""
+        compare(self.path, self.record, record, self.reporter)
+        self.begun, self._at, self._before = True, history, seconds
+
     def history(self) -> History:
         """The run's history, cut back to where it goes on."""
         return History(self.path / HISTORY, self._at)

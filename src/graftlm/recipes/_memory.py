@@ -21,19 +21,23 @@ CGROUPS = Path("/sys/fs/cgroup")
 LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
-def warn_of_memory(model: TaskModel, run: str, plan: Plan, reporter: Reporter) -> None:
-    """Warns where the largest batch is likely to need more than is free."""
-    sites = model.attached.sites
-    layers = len(sites.blocks) if model.attached.acts[run] else 1  # a head alone keeps nothing of the layers below
-    tokens = most_tokens(plan, len(model.virtual[run]))
-    weights = sum(parameter.numel() for parameter in plan.parameters.values())
-    needed = estimate(plan.config, tokens, layers, sites.width) + A_WEIGHT * weights
-    free = free_memory(model.attached.device)
+def warn_of_memory(needed: int, device: torch.device, reporter: Reporter) -> None:
+    """Warns where a training is likely to need more than is free."""
+    free = free_memory(device)
     if needed > free:
         reporter.warn(
             f"training needs about {needed / 1e9:.1f} GB beside the model, and {free / 1e9:.1f} GB are free; a smaller "
             "training.batch_size with more training.accumulation, or training.gradient_checkpointing=true, needs less"
         )
+
+
+def needed_by(model: TaskModel, run: str, plan: Plan) -> int:
+    """Bytes that a run of its own is likely to need beside the model."""
+    sites = model.attached.sites
+    layers = len(sites.blocks) if model.attached.acts[run] else 1  # a head alone keeps nothing of the layers below
+    weights = sum(parameter.numel() for parameter in plan.parameters.values())
+    tokens = most_tokens(plan, len(model.virtual[run]))
+    return estimate(plan.config, tokens, layers, sites.width) + A_WEIGHT * weights
 
 
 def most_tokens(plan: Plan, virtual: int) -> int:

@@ -1,5 +1,6 @@
 """What a run leaves in its folder when it ends."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def save(
         "timing": {
             "total_seconds": round(folder.seconds, 3),
             "train_seconds": round(outcome.seconds, 3),
+            "evaluate_seconds": round(outcome.evaluating, 3),
             "cache_seconds": round(model.bottom.seconds, 3) if model.bottom is not None else 0.0,
             "train_examples_per_second": round(outcome.examples / max(outcome.seconds, 1e-9), 2),
         },
@@ -63,7 +65,9 @@ def save(
         raise UserError(f'run "{name}" stopped: {outcome.stopped}{kept}')
     if answers is not None:
         write_jsonl(out / "predictions.jsonl", answers)
-    record |= extra(job)
+    before = time.perf_counter()
+    if more := extra(job):
+        record |= {**more, "timing": record["timing"] | {"test_seconds": round(time.perf_counter() - before, 3)}}
     folder.end(record, "done")
     return _record(out, best, primary, record)
 

@@ -12,7 +12,7 @@ from graftlm.core.settings import FitConfig
 from graftlm.kernels import current
 from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._folder import RunFolder, explained, halting
-from graftlm.recipes._memory import warn_of_memory
+from graftlm.recipes._memory import needed_by, warn_of_memory
 from graftlm.recipes._origin import origin, threads
 from graftlm.recipes._run import casts, jobs, losses_of, read
 from graftlm.recipes._saved import done, save
@@ -63,7 +63,7 @@ def _train(
     found = jobs([run], base, accelerator.device, stopper, reporter)
     job = found[RUN]
     plan = job.plan
-    warn_of_memory(job.model, RUN, plan, reporter)
+    warn_of_memory(needed_by(job.model, RUN, plan), accelerator.device, reporter)
     origins = origin(run.data, base.fingerprint, accelerator.device, job.model.kernels)
     started = {"config": run.resolved, "seed": config.seed, **origins}
     with stopper, explained(folder):

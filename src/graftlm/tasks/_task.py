@@ -90,7 +90,8 @@ def task(name: str) -> ModuleType:
     """The module of a task; an unknown name is an error that names the nearest.
 
     It has LOWER_IS_BETTER, TUNES, `Options`, `measures`, `outputs`, `goals`, `loss`, `decode`, `metrics`,
-    `details` and `tuned`, as graftlm.tasks.classification does. READS says what an example is: a text with a "class" or
+    `details` and `tuned`, as graftlm.tasks.classification does, and `shares` where its first
+    metric is a fraction of two sums over examples. READS says what an example is: a text with a "class" or
     a "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
     "text", or by the task's own `encode` "tokens" of rows, or "vectors" of a row and the texts that belong to it, whose
     `loss` takes the options too; or "lm", the base's own, which foresees each row's answer and writes texts: what

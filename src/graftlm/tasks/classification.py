@@ -71,6 +71,14 @@ def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, flo
     }
 
 
+def shares(logits: Tensor, encoded: Encoded, problem: Problem) -> list[tuple[float, float]]:
+    """What each example adds to the two sides of the fraction that the first metric is: accuracy."""
+    targets = goals(encoded)
+    return [
+        (float(given == true), 1.0) for given, true in zip(_predicted(logits, targets), targets.tolist(), strict=True)
+    ]
+
+
 def report(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Precision, recall, F1 and support of each class; 0 where there is nothing to divide by."""
     from sklearn.metrics import precision_recall_fscore_support

@@ -151,6 +151,13 @@ def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, flo
     }
 
 
+def shares(logits: Tensor, encoded: Encoded, problem: Problem) -> list[tuple[float, float]]:
+    """What each example adds to the two sides of the fraction that the first metric is: F1 of whole spans."""
+    given = [{(each["start"], each["end"]) for each in row["answers"]} for row in decode(logits, encoded, problem)]
+    right = [set(example.answer) for example in encoded.examples]
+    return [(2.0 * len(own & true), float(len(own) + len(true))) for own, true in zip(given, right, strict=True)]
+
+
 def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
     """Nothing: a span has no classes."""
     return Details()

@@ -155,6 +155,14 @@ def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, flo
     }
 
 
+def shares(logits: Tensor, encoded: Encoded, problem: Problem) -> list[tuple[float, float]]:
+    """What each example adds to the two sides of the fraction that the first metric is: micro-F1."""
+    true, given = _sides(logits, encoded, problem)
+    return [
+        (2.0 * int(a @ b), float(a.sum() + b.sum())) for a, b in zip(true.astype(int), given.astype(int), strict=True)
+    ]
+
+
 def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
     """Precision, recall, F1 and support of each label."""
     from sklearn.metrics import precision_recall_fscore_support

@@ -238,6 +238,12 @@ def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, flo
     return found
 
 
+def shares(logits: Tensor, encoded: Encoded, problem: Problem) -> list[tuple[float, float]]:
+    """What each example adds to the two sides of the fraction that the first metric is: the mean F1."""
+    given = [answer["answer"] for answer in decode(logits, encoded, problem)]
+    return [(_squad.f1(own, _right(example)), 1.0) for own, example in zip(given, encoded.examples, strict=True)]
+
+
 def _right(example: Example) -> list[str]:
     return [(example.text_pair or "")[start:end] for start, end in example.answer]
 

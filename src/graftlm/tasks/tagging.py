@@ -240,6 +240,13 @@ def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, flo
     return _tag_metrics.tag_metrics(true, predicted)
 
 
+def shares(logits: Tensor, encoded: Encoded, problem: Problem) -> list[tuple[float, float]]:
+    """What each example adds to the two sides of the fraction that the first metric is: entity F1, or accuracy."""
+    true, predicted = _compared(logits, encoded, problem)
+    count = _tag_metrics.entity_shares if measures(problem)[0] == "f1" else _tag_metrics.tag_shares
+    return [count(own, given) for own, given in zip(true, predicted, strict=True)]
+
+
 def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
     """Precision, recall and F1 of each type of entity, or of each tag with the confusion matrix."""
     true, predicted = _compared(logits, encoded, problem)

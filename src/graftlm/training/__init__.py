@@ -5,7 +5,8 @@ from graftlm.training._keeping import Halted, Keeping, Leave
 from graftlm.training._loop import Losses, train
 from graftlm.training._memory import out_of_memory
 from graftlm.training._optim import optimizers
-from graftlm.training._state import Outcome, Plan, Snapshot, steps_of
+from graftlm.training._state import Outcome, Plan, Snapshot, only, steps_of
+from graftlm.training._timing import Timing, timed
 
 __all__ = [
     "Halted",
@@ -15,10 +16,13 @@ __all__ = [
     "Outcome",
     "Plan",
     "Snapshot",
+    "Timing",
     "epoch_batches",
+    "only",
     "optimizers",
     "out_of_memory",
     "sorted_batches",
     "steps_of",
+    "timed",
     "train",
 ]

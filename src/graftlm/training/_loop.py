@@ -13,11 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from graftlm.core.errors import Unwritable
 from graftlm.core.records import not_finite
 from graftlm.core.reporter import Progress, Reporter
 from graftlm.training._keeping import Keeper, Keeping, Leave
 from graftlm.training._memory import Pieces, first_line, out_of_memory
-from graftlm.training._state import Outcome, Plan, State, restore, start
+from graftlm.training._state import Outcome, Plan, State, restore, start, steps_at, steps_of
 
 Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str, Tensor]]
 """({run: its examples of this pass}, {run: a number of its step}) -> {run: the loss of each example}."""
@@ -29,63 +30,87 @@ def train(
     accelerator: Accelerator,
     reporter: Reporter,
     keeping: Keeping | None = None,
+    together: int | None = None,
 ) -> dict[str, Outcome]:
     """Trains the runs of `plans` together and leaves each with its best weights (its last, where none is evaluated).
 
-    A run with a number that is not finite stops, as its outcome says, and the others go on. `keeping` says where the
-    training goes on from, and saves it; `Halted` is raised where it asks to stop.
+    At most `together` at once, in their order: where one ends, the next begins. A run with a number that is not finite
+    stops, as its outcome says, and the others go on. `keeping` says where the training goes on from, and saves it;
+    `Halted` is raised where it asks to stop.
     """
     keeper = Keeper(keeping or Keeping(save=lambda found: None, seconds=math.inf))
     found, pieces = keeper.keeping.start, Pieces(reporter.warn)
-    done = found.step if found is not None else 0
-    states = {run: start(plan, done) for run, plan in plans.items()}
+    begun = steps_at(found)
+    alone = found is not None and together is None  # then a snapshot of other runs is a mistake
+    states = {run: start(plans[run], begun.get(run, 0)) for run in (plans if alone else begun)}
     if found is not None:
         restore(states, found)
         pieces.count = found.values["pieces"]
-    total = max(state.total for state in states.values())
-    clock = _Clock(max(state.outcome.seconds for state in states.values()), keeper)
-    with reporter.progress("fit", total - done) as progress:
-        _evaluate_due(states, done, clock, keeper, pieces)
-        for step in range(done, total):
+    waiting = [run for run in plans if run not in states]
+    outcomes = {run: state.outcome for run, state in states.items()}
+    step, clock = found.step if found is not None else 0, _Clock(keeper)
+    left = sum(steps_of(plan)[0] for plan in plans.values()) - sum(outcome.steps for outcome in outcomes.values())
+    with reporter.progress("fit", left) as progress:
+        _evaluate_due(states, step, clock, keeper, pieces)
+        while True:
+            _end(states, clock)
+            while waiting and (together is None or sum(state.active for state in states.values()) < together):
+                run = waiting.pop(0)
+                states[run] = start(plans[run])
+                outcomes[run] = states[run].outcome
             active = {run: state for run, state in states.items() if state.active}
             if not active:
                 break
-            examples = _step(losses, active, step, accelerator, pieces)
+            examples = _step(losses, active, step, accelerator, pieces, clock)
+            step += 1
             for run, state in active.items():
-                state.outcome.steps, state.outcome.seconds = step + 1, clock.seconds
-                state.outcome.pieces, state.due = pieces.count, state.active
                 _log(run, state, accelerator)
-            _evaluate_due(active, step + 1, clock, keeper, pieces)
-            _show(progress, examples, states)
-            keeper.after(states, step + 1, pieces.count)
-    for state in states.values():
-        _finish(state)
-    return {run: state.outcome for run, state in states.items()}
+            _evaluate_due(active, step, clock, keeper, pieces)
+            _show(progress, examples, active)
+            _end(states, clock)
+            keeper.after(states, step, pieces.count)
+    return outcomes
 
 
 class _Clock:
-    """Seconds of training alone, those before the run was left included."""
+    """Seconds of training alone."""
 
-    def __init__(self, before: float, keeper: Keeper):
-        self.evaluating = 0.0
-        self._keeper, self._before, self._started = keeper, before, time.perf_counter()
+    def __init__(self, keeper: Keeper):
+        self.besides = 0.0
+        self._keeper, self._started, self._told = keeper, time.perf_counter(), 0.0
 
-    @property
-    def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._started - self.evaluating - self._keeper.spent
+    def lap(self) -> float:
+        """Those since the last lap."""
+        now = time.perf_counter() - self._started - self.besides - self._keeper.spent
+        self._told, since = now, now - self._told
+        return since
 
 
-def _step(losses: Losses, states: Mapping[str, State], step: int, accelerator: Accelerator, pieces: Pieces) -> int:
+def _step(
+    losses: Losses,
+    states: Mapping[str, State],
+    step: int,
+    accelerator: Accelerator,
+    pieces: Pieces,
+    clock: _Clock,
+) -> int:
     """One optimizer step of each active run; gives the number of examples seen."""
     drawn = {run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()}
     sizes = {run: sum(map(len, parts)) for run, parts in drawn.items()}
-    while isinstance(sums := _gradients(losses, drawn, sizes, step, accelerator, pieces), str):
+    numbers = {run: state.outcome.steps for run, state in states.items()}
+    while isinstance(sums := _gradients(losses, drawn, sizes, numbers, accelerator, pieces), str):
         for state in states.values():
             state.optimizer.zero_grad()
         pieces.halve(drawn, step + 1, sums)
     for run, state in states.items():
         _update(state, sums[run])
         state.outcome.examples += sizes[run]
+        state.outcome.steps += 1
+        state.outcome.pieces, state.due = pieces.count, state.active
+    seconds = clock.lap()
+    tokens = {run: sum(states[run].plan.lengths[row] for part in parts for row in part) for run, parts in drawn.items()}
+    for run, state in states.items():
+        state.outcome.seconds += seconds * tokens[run] / max(1, sum(tokens.values()))
     return sum(sizes.values())
 
 
@@ -93,7 +118,7 @@ def _gradients(
     losses: Losses,
     drawn: Mapping[str, Sequence[Sequence[int]]],
     sizes: Mapping[str, int],
-    step: int,
+    steps: Mapping[str, int],
     accelerator: Accelerator,
     pieces: Pieces,
 ) -> dict[str, float] | str:
@@ -103,7 +128,7 @@ def _gradients(
         for part in range(max(map(len, drawn.values()))):
             for rows in pieces.cut({run: parts[part] for run, parts in drawn.items() if part < len(parts)}):
                 with accelerator.autocast():
-                    each = losses(rows, dict.fromkeys(rows, step * 1024 + part))
+                    each = losses(rows, {run: steps[run] * 1024 + part for run in rows})
                 scaled = {run: loss.sum() / sizes[run] for run, loss in each.items()}
                 accelerator.backward(torch.stack(list(scaled.values())).sum())
                 for run, loss in scaled.items():
@@ -121,7 +146,7 @@ def _update(state: State, loss: float) -> None:
     norm = float(nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-        _fail(state, what, state.outcome.steps + 1)
+        _diverged(state, what, state.outcome.steps + 1)
         return
     state.optimizer.step()
     state.schedule.step()
@@ -130,11 +155,14 @@ def _update(state: State, loss: float) -> None:
     state.loss_steps += 1
 
 
-def _fail(state: State, what: str, step: int) -> None:
+def _diverged(state: State, what: str, step: int) -> None:
+    _fail(state, f"{what} at step {step}, learning rate {state.plan.rate:.3g}; a lower rate may help", step)
+
+
+def _fail(state: State, why: str, step: int) -> None:
     outcome = state.outcome
-    outcome.stopped = f"{what} at step {step}, learning rate {state.plan.rate:.3g}; a lower rate may help"
-    outcome.failed, state.active = True, False
-    state.plan.record({"step": step, "seconds": round(outcome.seconds, 3), "stopped": outcome.stopped})
+    outcome.stopped, outcome.failed, state.active = why, True, False
+    state.plan.record({"step": step, "seconds": round(outcome.seconds, 3), "stopped": why})
 
 
 def _log(run: str, state: State, accelerator: Accelerator) -> None:
@@ -155,31 +183,50 @@ def _log(run: str, state: State, accelerator: Accelerator) -> None:
 
 def _evaluate_due(states: Mapping[str, State], step: int, clock: _Clock, keeper: Keeper, pieces: Pieces) -> None:
     """Evaluates the runs whose step is new; one that leaves in the middle is saved as it was before."""
-    before = time.perf_counter()
-    try:
-        for state in states.values():
+    for state in states.values():
+        before = time.perf_counter()
+        try:
             if state.due:
                 _evaluate_or_stop(state)
                 state.due = False
-    except Leave:
-        keeper.leave(states, step, pieces.count)
-    clock.evaluating += time.perf_counter() - before
+        except Leave:
+            keeper.leave(states, step, pieces.count)
+        except Exception as error:
+            if not state.plan.isolated or isinstance(error, Unwritable):
+                raise
+            _fail(state, f"evaluation: {type(error).__name__}: {first_line(error)}", state.outcome.steps)
+        spent = time.perf_counter() - before
+        clock.besides += spent
+        state.outcome.evaluating += spent
+
+
+def _end(states: dict[str, State], clock: _Clock) -> None:
+    """Puts the best weights of runs that have ended in place, and tells those who wait for them."""
+    for run, state in list(states.items()):
+        if state.active:
+            continue
+        before = time.perf_counter()
+        _finish(state)
+        if state.plan.ended is not None:
+            state.plan.ended(state.outcome)
+            del states[run]
+        clock.besides += time.perf_counter() - before
 
 
 def _evaluate_or_stop(state: State) -> None:
     """Evaluates where it is due, keeps the best weights, and stops at the end, out of patience or of time."""
-    plan, outcome = state.plan, state.outcome
+    plan, outcome, why = state.plan, state.outcome, None
     late = plan.config.max_seconds is not None and outcome.seconds >= plan.config.max_seconds
     last = outcome.steps >= state.total or late
     if plan.evaluate is not None and (last or outcome.steps % state.eval_every == 0):
         metrics = plan.evaluate()
         bad = not_finite(metrics)
         if bad is not None:
-            _fail(state, f"validation {bad}", outcome.steps)
+            _diverged(state, f"validation {bad}", outcome.steps)
             return
         plan.record({"step": outcome.steps, "seconds": round(outcome.seconds, 3), "metrics": dict(metrics)})
         value = metrics[plan.metric]
-        state.metric = value
+        state.metric, why = value, plan.watch(outcome.steps, metrics)
         if outcome.best is None or plan.better(value, outcome.best[plan.metric]):
             outcome.best, outcome.best_step, state.bad = metrics, outcome.steps, 0
             state.weights = {name: parameter.detach().clone() for name, parameter in plan.parameters.items()}
@@ -188,19 +235,23 @@ def _evaluate_or_stop(state: State) -> None:
     if last:
         state.active = False
         outcome.stopped = "out of time" if late and outcome.steps < state.total else "done"
+    elif why is not None:
+        state.active = False
+        outcome.stopped = why
     elif plan.config.patience and state.bad >= plan.config.patience:
         state.active = False
         outcome.stopped = f"no better {plan.metric} in {state.bad} evaluations"
 
 
 def _show(progress: Progress, examples: int, states: Mapping[str, State]) -> None:
+    """Tells how many steps were made, and the numbers of the first run that is under way."""
     state = next(iter(states.values()))
     numbers: dict[str, float | str] = {"examples": examples}
     if state.loss_steps:
         numbers["loss"] = state.loss_sum / state.loss_steps
     if state.metric is not None:
         numbers[state.plan.metric] = state.metric
-    progress.advance(1, **numbers)
+    progress.advance(len(states), **numbers)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ A run that goes on from a snapshot takes the same steps, bit for bit, as one tha
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,7 +24,9 @@ class Plan:
     """What one run needs: its tensors, its examples' lengths, its settings, and how it is evaluated.
 
     `rates` multiplies `rate` for the tensors that it names. `evaluate` gives metrics; `better` says whether a new value
-    of the watched metric beats an old one.
+    of the watched metric beats an old one. `watch` is told of each evaluation and may give a reason to stop. `ended` is
+    called once, with the weights that are kept in place; a run that has it is forgotten afterwards. `isolated`: an
+    error in the run's evaluation stops that run alone.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -38,11 +40,16 @@ class Plan:
     metric: str = "loss"
     better: Callable[[float, float], bool] = lambda new, old: new > old
     record: Callable[[Mapping[str, Any]], None] = lambda row: None
+    watch: Callable[[int, Mapping[str, float]], str | None] = lambda step, metrics: None
+    ended: "Callable[[Outcome], None] | None" = None
+    isolated: bool = False
 
 
 @dataclass
 class Outcome:
-    """How one run ended: its steps, the best evaluation, seconds of training alone, and why it stopped.
+    """How one run ended: its steps, the best evaluation, and why it stopped.
+
+    `seconds` are of training alone, in shared steps the run's share by tokens; `evaluating` are those of evaluation.
 
     `failed`: a number was not finite, as `stopped` says; the weights are those of the best evaluation before it.
     `pieces`: how many passes a batch took in the end, more than one where memory ran out.
@@ -53,6 +60,7 @@ class Outcome:
     best: Mapping[str, float] | None = None
     best_step: int = 0
     seconds: float = 0.0
+    evaluating: float = 0.0
     stopped: str = "done"
     failed: bool = False
     pieces: int = 1
@@ -120,9 +128,26 @@ def snapshot(states: Mapping[str, State], step: int) -> Snapshot:
         schedule_state = {name: value for name, value in state.schedule.state_dict().items() if name != "lr_lambdas"}
         runs.append(
             {name: getattr(state, name) for name in NUMBERS}
-            | {"run": run, "outcome": asdict(state.outcome), "optimizer": numbers, "schedule": schedule_state}
+            | {
+                "run": run,
+                "place": place,
+                "outcome": asdict(state.outcome),
+                "optimizer": numbers,
+                "schedule": schedule_state,
+            }
         )
     return Snapshot(step, tensors, {"runs": runs})
+
+
+def only(found: Snapshot, names: Collection[str]) -> Snapshot:
+    """The snapshot without other runs than those of `names`."""
+    runs = [values for values in found.values["runs"] if values["run"] in names]
+    return Snapshot(found.step, found.tensors, {**found.values, "runs": runs})
+
+
+def steps_at(found: Snapshot | None) -> dict[str, int]:
+    """How many steps each run of a snapshot had made."""
+    return {values["run"]: values["outcome"]["steps"] for values in (found.values["runs"] if found else ())}
 
 
 @torch.no_grad()
@@ -131,7 +156,8 @@ def restore(states: Mapping[str, State], found: Snapshot) -> None:
     names = [values["run"] for values in found.values["runs"]]
     if names != list(states):
         raise UserError(f"the checkpoint is of {', '.join(names)}, not of {', '.join(states)}")
-    for place, (state, values) in enumerate(zip(states.values(), found.values["runs"], strict=True)):
+    for state, values in zip(states.values(), found.values["runs"], strict=True):
+        place = values["place"]
         now = _named(found.tensors, f"now.{place}.")
         _same(now, state.plan.parameters)
         for name, parameter in state.plan.parameters.items():

@@ -1,0 +1,187 @@
+"""What the runs of comparisons have come to, read from their folders: no torch, so that a report is quick."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graftlm.core.errors import UserError
+from graftlm.core.files import read_json
+
+RUNS, PLAN, EXAMPLES, TESTED, RECORD = "runs", "plan.json", "examples.jsonl", "test.jsonl", "run.json"
+COLUMNS = ("run", "method", "learning_rate", "shots", "seed", "state", "validation", "test", "trained", "stored")
+COLUMNS += ("seconds", "memory_bytes", "steps", "stopped")
+ENDED = ("done", "failed")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: `setting` is what it has in common with its other seeds; `record` is its run.json.
+
+    `validation` and `test` are of the first metric of its task; None where there is none.
+    """
+
+    folder: Path
+    setting: str
+    metric: str
+    validation: float | None
+    test: float | None
+    record: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def state(self) -> str:
+        return str(self.record.get("state", "running"))
+
+    @property
+    def done(self) -> bool:
+        return self.state == "done"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.record["config"]
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def shots(self) -> int | None:
+        return self.config["data"].get("shots")
+
+    @property
+    def rate(self) -> float | None:
+        return self.record.get("learning_rate") or self.config["training"].get("learning_rate")
+
+    @property
+    def trained(self) -> int:
+        counts = self.record.get("parameters", {})
+        return counts.get("delta", 0) + counts.get("head", 0)
+
+    @property
+    def stored(self) -> int:
+        return self.record.get("parameters", {}).get("kept", 0)
+
+    @property
+    def seconds(self) -> float:
+        return self.record.get("timing", {}).get("train_seconds", 0.0)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the run was estimated to need beside the base."""
+        return self.record.get("estimated_memory_bytes", 0)
+
+    @property
+    def command(self) -> str:
+        """What trains the run alone."""
+        return fit_command(self.config)
+
+    def row(self) -> dict[str, Any]:
+        """A line of the table of results."""
+        values = (self.name, self.setting, self.rate, self.shots, self.seed, self.state, self.validation, self.test)
+        values += (self.trained, self.stored, self.seconds, self.memory, self.record.get("steps", 0))
+        return dict(zip(COLUMNS, (*values, self.record.get("stopped", "")), strict=True))
+
+    def history(self) -> list[dict[str, Any]]:
+        return read_lines(self.folder / "history.jsonl")
+
+    def answers(self) -> list[dict[str, Any]]:
+        """The answers on the test split, in its order; none where it was not tested."""
+        return read_lines(self.folder / TESTED)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines, none where there is no file."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON lines: {error}") from None
+
+
+def result(folder: Path, setting: str | None = None) -> Result | None:
+    """A run's folder; None where none was started."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    record = read_json(path, "run's record")
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise UserError(f"{path} is not a run's record: it has no config")
+    metrics = read_json(folder / "metrics.json", "run's metrics") if (folder / "metrics.json").is_file() else {}
+    test = record.get("test", {}).get("metrics", {})
+    metric = record.get("metric") or metrics.get("primary", "")
+    best = record.get("validation") or (metrics.get("metrics", {}) if metrics.get("split") == "validation" else {})
+    name = setting or folder.name.rsplit("-seed", 1)[0]
+    return Result(folder, name, metric, best.get(metric), test.get(metric), record)
+
+
+def results(folders: Sequence[Path]) -> list[Result]:
+    """The runs of comparisons' folders and of single runs'; settings of one name that differ get their folder's."""
+    found = [own for folder in folders for own in _of(folder)]
+    if not found:
+        raise UserError(f"no runs in {', '.join(map(str, folders))}; report takes the folders of comparisons or runs")
+    twice = _ambiguous(found)
+    return [replace(run, setting=f"{_home(run)}/{run.setting}") if run.setting in twice else run for run in found]
+
+
+def _of(folder: Path) -> list[Result]:
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; report takes the folders of comparisons or runs")
+    inside = sorted(folder.glob(f"{RUNS}/*/{RECORD}"))
+    order = planned(folder)
+    found = [result(path.parent) for path in inside] if inside else [result(folder)]
+    known = [run for run in found if run is not None]
+    return sorted(known, key=lambda run: order.index(run.name) if run.name in order else len(order))
+
+
+def planned(folder: Path) -> list[str]:
+    """The names of a comparison's runs in its own order."""
+    path = folder / PLAN
+    plan = read_json(path, "plan of a comparison") if path.is_file() else {}
+    return list(plan.get("names", ())) if isinstance(plan, dict) else []
+
+
+def _ambiguous(found: Sequence[Result]) -> set[str]:
+    """Settings of one name that stand twice with one seed, or that differ in more than seed and folder."""
+    seen: dict[str, str] = {}
+    pairs: set[tuple[str, int]] = set()
+    twice: set[str] = set()
+    for run in found:
+        text = json.dumps({key: run.config[key] for key in sorted(run.config) if key not in ("seed", "out")})
+        if seen.setdefault(run.setting, text) != text or (run.setting, run.seed) in pairs:
+            twice.add(run.setting)
+        pairs.add((run.setting, run.seed))
+    return twice
+
+
+def _home(run: Result) -> str:
+    parent = run.folder.parent
+    return (parent.parent if parent.name == RUNS else parent).resolve().name
+
+
+def fit_command(config: Mapping[str, Any]) -> str:
+    """`graftlm fit` with all that differs from its defaults."""
+    from graftlm.core.settings import DataConfig, FitConfig, HeadConfig, TrainingConfig
+
+    full = FitConfig.parse(config)
+    words = ["graftlm", "fit", "--model", full.model, "--data", full.data.path, "--seed", str(full.seed)]
+    words += ["--out", full.out, "--method", str(full.method["name"])]
+    options = {f"method.{name}": value for name, value in full.method.items() if name != "name"}
+    if dict(full.task) != {"name": "classification"}:
+        words += ["--task", str(full.task["name"])]
+        options |= {f"task.{name}": value for name, value in full.task.items() if name != "name"}
+    plain = {"data": DataConfig(path=full.data.path), "head": HeadConfig(), "training": TrainingConfig()}
+    for part, default in plain.items():
+        given = getattr(full, part)
+        for name, value in given.model_dump(mode="json").items():
+            if value != default.model_dump(mode="json")[name]:
+                options[f"{part}.{name}"] = value
+    for name, value in options.items():
+        words += ["-o", f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"]
+    return shlex.join(words)

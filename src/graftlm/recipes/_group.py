@@ -1,0 +1,174 @@
+"""Runs that train in one pass over one base, each with an ordinary folder of its own, saved and resumed together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graftlm.checkpoint import Base, drop_later, drop_states, load_state, save_state
+from graftlm.core.errors import Stopped, Unwritable, UserError
+from graftlm.core.files import remove
+from graftlm.core.lock import Lock
+from graftlm.core.reporter import Reporter
+from graftlm.recipes._accelerator import accelerator_of
+from graftlm.recipes._folder import RunFolder
+from graftlm.recipes._history import History
+from graftlm.recipes._memory import needed_by, warn_of_memory
+from graftlm.recipes._origin import origin
+from graftlm.recipes._run import Job, Run, casts, jobs, losses_of
+from graftlm.recipes._saved import save
+from graftlm.recipes._schedule import Group
+from graftlm.recipes._signals import Stopper
+from graftlm.recipes._tested import Test, tested
+from graftlm.training import Halted, Keeping, Outcome, Plan, Snapshot, only, steps_of, timed, train
+
+STATES = "groups"  # where the checkpoints of groups are, a folder each
+EVALUATING = 1.15  # of a training's seconds, with its evaluations
+Watch = Callable[[str, int, Mapping[str, float]], "str | None"]
+
+
+@dataclass
+class Comparing:
+    """What the groups of one comparison share."""
+
+    out: Path
+    lock: Lock
+    test: Test | None
+    stopper: Stopper
+    reporter: Reporter
+    watch: Watch = lambda run, step, metrics: None
+
+
+class Training:
+    """One group: `prepare` attaches its runs and times a few steps, `run` trains what is left of them."""
+
+    def __init__(self, place: int, group: Group, runs: Sequence[Run], base: Base, own: Comparing):
+        self.group, self.runs, self.base, self.own = group, runs, base, own
+        self.states = own.out / STATES / str(place)
+        first = runs[0].config
+        self.accelerator = accelerator_of(first.model_copy(update={"out": str(own.out)}), casts(runs, base))
+        self.jobs = jobs(runs, base, self.accelerator.device, own.stopper, own.reporter)
+        self.losses = losses_of(self.jobs)
+        self.needs = {name: needed_by(job.model, name, job.plan) for name, job in self.jobs.items()}
+        self._folders: dict[str, RunFolder] = {}
+        self._histories: dict[str, History] = {}
+        self._open: dict[str, ExitStack] = {}
+
+    def prepare(self) -> Group:
+        """The group with how many of its runs to train at once, and how long that will take."""
+        plans = self._plans()
+        most = min(self.group.together or self.group.most, len(plans))
+        steps = sum(steps_of(plan)[0] * plan.config.accumulation for plan in plans.values())
+        if self.group.minutes is None:
+            found = timed(self.losses, plans, self.accelerator, most, exactly=self.group.together is not None)
+            minutes = EVALUATING * steps * found.a_run / 60
+            self.group = replace(self.group, together=found.together, minutes=round(minutes, 2))
+        heaviest = sorted(self.needs.values(), reverse=True)[: self.group.together]
+        self.group = replace(self.group, memory=sum(heaviest))
+        warn_of_memory(self.group.memory, self.accelerator.device, self.own.reporter)
+        return self.group
+
+    def run(self) -> None:
+        """Trains the runs; each is whole in its folder as soon as it ends. `Stopped` where that was asked for."""
+        start = self._left()
+        with ExitStack() as stack:
+            stack.callback(self._close)
+            for name, job in self.jobs.items():
+                self._enter(name, job, start)
+            seconds = self.runs[0].config.training.save_seconds
+            keeping = Keeping(
+                self._save,
+                min(filter(None, (run.config.training.save_steps for run in self.runs)), default=None),
+                seconds,
+                start,
+                self.own.stopper.asked,
+            )
+            self.accelerator.init_trackers("graftlm", config=None)
+            try:
+                train(
+                    self.losses,
+                    self._plans(),
+                    self.accelerator,
+                    self.own.reporter,
+                    keeping,
+                    self.group.together or len(self.runs),
+                )
+            except Halted:
+                signal = self.own.stopper.signal
+                assert signal is not None
+                said = f"stopped, and saved; go on with: graftlm compare --resume {self.own.out}"
+                raise Stopped(said, signal) from None
+            self.accelerator.end_training()
+        drop_states(self.states)
+        remove(self.states)
+
+    def _plans(self) -> dict[str, Plan]:
+        """In the group's order."""
+        return {name: self.jobs[name].plan for name in self.group.runs if name in self.jobs}
+
+    def _left(self) -> Snapshot | None:
+        """Where the runs were left, those that have ended since taken out."""
+        found = load_state(self.states) if self.states.is_dir() else None
+        if found is None:
+            return None
+        tensors, values = found
+        drop_later(self.states, values["step"])
+        snapshot = only(Snapshot(values["step"], tensors, values), self.jobs.keys())
+        return snapshot if snapshot.values["runs"] else None
+
+    def _save(self, found: Snapshot) -> None:
+        self.own.lock.check()
+        self.states.mkdir(parents=True, exist_ok=True)
+        under_way = [values["run"] for values in found.values["runs"]]
+        values = {
+            **found.values,
+            "histories": {name: self._histories[name].sync() for name in under_way},
+            "run_seconds": {name: self._folders[name].seconds for name in under_way},
+        }
+        save_state(self.states, found.step, found.tensors, values)
+
+    def _enter(self, name: str, job: Job, start: Snapshot | None) -> None:
+        """Opens a run's folder and history, and has it closed when the run ends."""
+        run = job.run
+        stack = self._open[name] = ExitStack()
+        folder = RunFolder(Path(run.config.out), self.own.reporter, run.config.training.keep_checkpoints)
+        self._folders[name] = stack.enter_context(folder)
+        record = {
+            "config": run.resolved,
+            "seed": run.config.seed,
+            "estimated_memory_bytes": self.needs[name],
+            **origin(run.data, self.base.fingerprint, self.accelerator.device, job.model.kernels),
+        }
+        values = start.values if start is not None else {}
+        if name in values.get("histories", {}):
+            folder.reopen()
+            folder.go_on_beside(record, values["histories"][name], values["run_seconds"][name])
+        else:
+            folder.claim(overwrite=True)
+            folder.begin(record)
+        self._histories[name] = stack.enter_context(folder.history())
+        plan = job.plan
+        plan.record, plan.isolated = self._histories[name].write, True
+        plan.ended = lambda outcome: self._ended(name, job, outcome, record)
+        plan.watch = lambda step, metrics: self.own.watch(name, step, metrics)
+
+    def _ended(self, name: str, job: Job, outcome: Outcome, record: Mapping[str, Any]) -> None:
+        """Stores a run that has ended; one that failed is reported, and the others go on."""
+        folder = self._folders[name]
+        try:
+            save(job, folder, outcome, record, self.own.reporter, lambda job: self._found(job, folder))
+        except UserError as error:
+            if not outcome.failed or isinstance(error, Unwritable):
+                raise
+            self.own.reporter.warn(str(error))
+        self._open.pop(name).close()
+
+    def _found(self, job: Job, folder: RunFolder) -> dict[str, Any]:
+        """What a comparison's report needs of a run."""
+        metric = job.model.task.measures(job.model.problem)[0]
+        return {"metric": metric, "learning_rate": job.plan.rate, **tested(job, self.own.test, folder.path)}
+
+    def _close(self) -> None:
+        for stack in self._open.values():
+            stack.close()

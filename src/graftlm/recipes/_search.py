@@ -1,0 +1,132 @@
+"""A search for values by Optuna: trials as runs, some at a time in one pass, stopped early where a pruner says so."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from graftlm import tasks
+from graftlm.core.comparison import CompareConfig, SearchConfig, label
+from graftlm.core.errors import UserError
+from graftlm.core.files import read_json
+from graftlm.core.results import result
+from graftlm.core.settings import FitConfig
+
+STORE = "search.sqlite3"
+
+
+class Trials:
+    """The trials of a comparison's studies, one a method. `watch` tells the pruner how a run is doing."""
+
+    def __init__(self, config: CompareConfig):
+        assert config.search is not None
+        self.config, self.search, self.optuna = config, config.search, _optuna()
+        metric = config.training.metric
+        name = config.task if isinstance(config.task, str) else str(config.task["name"])
+        self.metric, self.down = metric, metric in tasks.task(name).LOWER_IS_BETTER
+        self._trials: dict[str, Any] = {}
+        self._evaluations: dict[str, int] = {}
+
+    def sample(self) -> dict[str, FitConfig]:
+        """One run of each method within the space, to see that all can be trained."""
+        trial = self.optuna.create_study(sampler=self.optuna.samplers.RandomSampler(seed=0)).ask()
+        values = {path: _suggested(trial, path, choice) for path, choice in self.search.space.items()}
+        return dict(self.config.trial(method, 0, values) for method in self.config.methods)
+
+    @contextmanager
+    def study(self, out: Path) -> Iterator[Iterator[dict[str, FitConfig]]]:
+        """Rounds of runs to train, until each method has its trials; what was left running comes first."""
+        self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
+        storage = self.search.storage or f"sqlite:///{(out / STORE).resolve()}"
+        studies = [
+            self.optuna.create_study(
+                storage=storage,
+                study_name=f"{out.resolve().name}-{label(method)}",
+                sampler=_sampler(self.optuna, self.search),
+                pruner=_pruner(self.optuna, self.search),
+                direction="minimize" if self.down else "maximize",
+                load_if_exists=True,
+            )
+            for method in self.config.methods
+        ]
+        yield self._rounds(studies)
+
+    def watch(self, run: str, step: int, metrics: Mapping[str, float]) -> str | None:
+        """Reports an evaluation; gives a reason to stop where the pruner finds one."""
+        trial, place = self._trials[run], self._evaluations.get(run, 0) + 1
+        self._evaluations[run] = place
+        value = metrics.get(self.metric) if self.metric else next(iter(self._first(metrics).values()))
+        trial.report(value, place)
+        return f"pruned at step {step}" if trial.should_prune() else None
+
+    def _first(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if name != "loss"} or dict(metrics)
+
+    def _rounds(self, studies: list[Any]) -> Iterator[dict[str, FitConfig]]:
+        running = self.optuna.trial.TrialState.RUNNING
+        while True:
+            asked: dict[str, tuple[Any, Any]] = {}
+            configs: dict[str, FitConfig] = {}
+            for method, study in zip(self.config.methods, studies, strict=True):
+                left = [self.optuna.trial.Trial(study, old._trial_id) for old in study.trials if old.state == running]
+                missing = min(self.search.batch - len(left), self.search.trials - len(study.trials))
+                for trial in [*left, *(study.ask() for _ in range(missing))]:
+                    values = {path: _suggested(trial, path, own) for path, own in self.search.space.items()}
+                    name, config = self.config.trial(method, trial.number, values)
+                    configs[name], asked[name], self._trials[name] = config, (study, trial), trial
+                    self._evaluations[name] = len(study.trials[trial.number].intermediate_values)
+            if not configs:
+                return
+            yield configs
+            for name, (study, trial) in asked.items():
+                self._tell(study, trial, configs[name])
+
+    def _tell(self, study: Any, trial: Any, config: FitConfig) -> None:
+        states, folder = self.optuna.trial.TrialState, Path(config.out)
+        found = result(folder)
+        if found is None or not found.done:
+            study.tell(trial, state=states.FAIL)
+        elif str(found.record["stopped"]).startswith("pruned"):
+            study.tell(trial, state=states.PRUNED)
+        else:
+            metrics = read_json(folder / "metrics.json", "run's metrics")["metrics"]
+            study.tell(trial, metrics[self.metric] if self.metric else found.validation)
+
+
+def _suggested(trial: Any, path: str, choice: Any) -> Any:
+    """A value of an option, drawn by Optuna."""
+    if not isinstance(choice, Mapping):
+        return trial.suggest_categorical(path, list(choice))
+    if not {"low", "high"} <= choice.keys() <= {"low", "high", "log", "step"}:
+        raise UserError(f"search.space {path}: give a list of choices, or low and high, with log or step")
+    whole = all(isinstance(choice[name], int) for name in ("low", "high"))
+    try:
+        return (trial.suggest_int if whole else trial.suggest_float)(path, **choice)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"search.space {path}: {error}") from None
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("search needs Optuna; install it with: pip install 'graftlm[search]'") from None
+    return optuna
+
+
+def _sampler(optuna: Any, search: SearchConfig) -> Any:
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=search.seed)
+    if search.sampler == "quasi-random":
+        return optuna.samplers.QMCSampler(seed=search.seed)
+    return optuna.samplers.TPESampler(seed=search.seed, constant_liar=True)
+
+
+def _pruner(optuna: Any, search: SearchConfig) -> Any:
+    kinds = {
+        "none": optuna.pruners.NopPruner,
+        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=2),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1),
+    }
+    return kinds[search.pruner]()

@@ -1,0 +1,100 @@
+"""What a run of a comparison leaves of its test split, so that a report can be made from the folders alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from graftlm import tasks
+from graftlm.core.example import Example
+from graftlm.core.files import write_jsonl
+from graftlm.core.records import not_finite
+from graftlm.core.reporter import Silent
+from graftlm.core.results import EXAMPLES, TESTED
+from graftlm.recipes._origin import fingerprint
+from graftlm.recipes._run import Job, Run
+from graftlm.tasks import Encoded, TaskData
+
+LONG = 400  # characters of a text that a report may show
+QUIET = ("probabilities", "text", "words")  # parts of an answer that a report does not show
+
+
+@dataclass(frozen=True)
+class Test:
+    """A comparison's test split, its fingerprint, and the folder that keeps its texts."""
+
+    data: TaskData
+    fingerprint: str
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        return self.data.splits["test"]
+
+
+def test_of(run: Run, out: Path) -> Test | None:
+    """The test split, if there is one; its texts and true answers are written beside the runs."""
+    config = run.config.data
+    if "test" not in tasks.locate(config, None).found:
+        return None
+    data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels)
+    rows = [_said(example, run.problem.labels) for example in data.splits["test"]]
+    write_jsonl(out / EXAMPLES, rows)
+    return Test(data, fingerprint(data))
+
+
+def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:
+    """Metrics, classes, confusion and gates of a run with its best weights; writes its answers, a line an example."""
+    if test is None:
+        return {}
+    model, name = job.model, job.run.name
+    encoded = model.encode(test.examples, name, job.max_length)
+    size = job.run.config.training.eval_batch_size
+    found = model.answer(encoded, name, size, Silent(), "test")
+    metrics = model.metrics(found, encoded)
+    if not_finite(metrics):
+        return {}
+    write_jsonl(folder / TESTED, _answers(job, found, encoded))
+    details = model.task.details(found, encoded, model.problem)
+    return {
+        "test": {
+            "metrics": metrics,
+            "per_class": [dict(row) for row in details.per_class],
+            "confusion": [list(row) for row in details.confusion],
+            "labels": list(model.problem.labels),
+            "examples": len(test.examples),
+            "data": test.fingerprint,
+        },
+        "gates": _gates(job, encoded, size),
+    }
+
+
+def _answers(job: Job, found: Any, encoded: Encoded) -> list[dict[str, Any]]:
+    """The answer to each example, and its share of the first metric where the task can say it."""
+    task, problem = job.model.task, job.model.problem
+    given = task.decode(found, encoded, problem)
+    parts = task.shares(found, encoded, problem) if hasattr(task, "shares") else [None] * len(given)
+    return [{"answer": _short(answer), "share": part} for answer, part in zip(given, parts, strict=True)]
+
+
+def _short(answer: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in answer.items() if name not in QUIET}
+    value = next(iter(rest.values())) if len(rest) == 1 or "answer" in rest else rest
+    return (value if isinstance(value, str) else json.dumps(rest.get("answer", value), ensure_ascii=False))[:LONG]
+
+
+def _said(example: Example, labels: Sequence[str]) -> dict[str, Any]:
+    true = labels[example.label] if example.label is not None else example.score
+    texts = {"text": example.text[:LONG]}
+    if example.text_pair is not None:
+        texts["text_pair"] = example.text_pair[:LONG]
+    return {**texts, "true": "" if true is None else str(true)}
+
+
+def _gates(job: Job, encoded: Encoded, size: int) -> dict[str, float]:
+    """The mean opening of each gate; nothing for a method without gates."""
+    if not any("gate" in key for key in job.model.attached.parameters_of(job.run.name)):
+        return {}
+    found = job.model.gates(encoded.rows, job.run.name, size, Silent())
+    return {key: mean(values.tolist()) for key, values in found.items()}

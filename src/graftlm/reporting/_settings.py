@@ -1,0 +1,157 @@
+"""Runs by setting: what its seeds have in common, and the verdict on those that can be compared."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from graftlm.core.errors import UserError
+from graftlm.core.results import Result
+from graftlm.reporting._statistics import Scores, Verdict, judge
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The runs of one method, options, rate and number of shots, a run a seed."""
+
+    name: str
+    runs: Sequence[Result] = field(repr=False)
+
+    @property
+    def done(self) -> list[Result]:
+        return [run for run in self.runs if run.done]
+
+    @property
+    def first(self) -> Result:
+        return self.runs[0]
+
+    @property
+    def shots(self) -> int | None:
+        return self.first.shots
+
+    @cached_property
+    def kind(self) -> str:
+        """What it is without its rate and shots, as text: settings of one kind differ in those alone."""
+        config = {key: value for key, value in self.first.config.items() if key not in ("seed", "out")}
+        config["training"] = {**config["training"], "learning_rate": None}
+        config["data"] = {**config["data"], "shots": None}
+        return json.dumps(config, sort_keys=True)
+
+    def values(self, split: str) -> list[float]:
+        """The first metric on a split, a number a seed that has one."""
+        found = [run.validation if split == "validation" else run.test for run in self.done]
+        return [value for value in found if value is not None]
+
+    def spread(self, split: str) -> tuple[float, float] | None:
+        """Mean and standard deviation over seeds; None without a value."""
+        values = self.values(split)
+        return (mean(values), stdev(values) if len(values) > 1 else 0.0) if values else None
+
+    @cached_property
+    def answers(self) -> list[list[dict[str, Any]]]:
+        """The answers of each seed that was tested."""
+        return [found for found in (run.answers() for run in self.done) if found]
+
+    def scores(self) -> Scores | None:
+        """What the statistics need; None where no seed was tested."""
+        values = np.array(self.values("test"))
+        if not len(values):
+            return None
+        rows = [[row["share"] for row in found] for found in self.answers]
+        whole = len(rows) == len(values) and all(share is not None for own in rows for share in own)
+        return Scores(values, np.array(rows, dtype=float) if whole else None)
+
+
+def settings(runs: Sequence[Result]) -> list[Setting]:
+    """Runs by setting, in their order; refuses runs that were tested on other examples than the rest."""
+    _alike(runs)
+    names = dict.fromkeys(run.setting for run in runs)
+    return [Setting(name, [run for run in runs if run.setting == name]) for name in names]
+
+
+def _alike(runs: Sequence[Result]) -> None:
+    seen: dict[str, Result] = {}
+    for run in runs:
+        if run.record.get("test"):
+            seen.setdefault(run.record["test"]["data"], run)
+        if run.metric:
+            seen.setdefault(run.metric, run)
+    tests = {run.record["test"]["data"]: run for run in runs if run.record.get("test")}
+    metrics = {run.metric: run for run in runs if run.metric}
+    for kinds, what in ((tests, "other test examples"), (metrics, "another metric")):
+        if len(kinds) > 1:
+            one, other = list(kinds.values())[:2]
+            raise UserError(f"{other.folder} goes by {what} than {one.folder}; report them apart")
+
+
+def ranked(found: Sequence[Setting]) -> list[Setting]:
+    """The best first, by test or else validation; those without a result last."""
+
+    def key(setting: Setting) -> tuple[float, float]:
+        means = [setting.spread(split) for split in ("test", "validation")]
+        return (means[0][0] if means[0] else -np.inf, means[1][0] if means[1] else -np.inf)
+
+    return sorted(found, key=key, reverse=True)
+
+
+def compared(found: Sequence[Setting]) -> list[Setting]:
+    """Those that the verdict is about: of the most shots, a kind at the rate that is best on validation."""
+    tested = [setting for setting in found if setting.values("test")]
+    most = max((setting.shots or 0 for setting in tested), default=0)
+    best: dict[str, Setting] = {}
+    for setting in tested:
+        if (setting.shots or 0) != most:
+            continue
+        own, other = setting.spread("validation"), best.get(setting.kind)
+        before = other.spread("validation") if other else None
+        if other is None or (own is not None and before is not None and own[0] > before[0]):
+            best[setting.kind] = setting
+    return list(best.values())
+
+
+def verdict(found: Sequence[Setting]) -> Verdict | None:
+    """The verdict on what can be compared; None where nothing was tested."""
+    scores = {setting.name: own for setting in compared(found) if (own := setting.scores()) is not None}
+    return judge(scores) if scores else None
+
+
+def sentence(found: Sequence[Setting], own: Verdict | None) -> str:
+    """The verdict in one sentence with its uncertainty."""
+    if own is None:
+        return "No run was tested, so that nothing can be said of which setting is best."
+    metric = next(setting.first.metric for setting in found if setting.name == own.best)
+    low, high = own.intervals[own.best]
+    value = f"test {metric} {own.means[own.best]:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    if not own.differences:
+        return f"{own.best} reaches {value}; there is nothing to compare it with."
+    near = [difference for difference in own.differences if not difference.real]
+    if not near:
+        next_ = own.differences[0]
+        return (
+            f"{own.best} is best: {value}, {next_.value:.3f} above the next, {next_.other} "
+            f"(95 % interval {next_.low:.3f} to {next_.high:.3f}, allowing for {_pairs(own.pairs)})."
+        )
+    names = [difference.other for difference in near]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    if len(names) > 3:
+        listed = f"{', '.join(names[:2])} and {len(names) - 2} others"
+    next_ = near[0]
+    return _signed(
+        f"No single winner: {own.best} has the highest {value}, but {listed} cannot be told from it; it is ahead of "
+        f"{next_.other} by {next_.value:.3f} (95 % interval {next_.low:.3f} to {next_.high:.3f}, "
+        f"allowing for {_pairs(own.pairs)})."
+    )
+
+
+def _signed(text: str) -> str:
+    """With a minus sign before negative numbers."""
+    return re.sub(r"(?<= )-(?=\d)", "−", text)
+
+
+def _pairs(count: int) -> str:
+    return f"{count} comparisons" if count > 1 else "one comparison"

@@ -1,0 +1,53 @@
+"""Results as files: CSV, Parquet and LaTeX."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from graftlm.core.files import write_bytes, write_text
+from graftlm.core.results import COLUMNS, Result
+from graftlm.reporting._settings import Setting, ranked
+from graftlm.reporting._statistics import Verdict
+
+SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+
+
+def write_csv(path: Path, runs: Sequence[Result]) -> None:
+    """A line a run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(run.row().values() for run in runs)
+    write_text(path, text.getvalue())
+
+
+def write_parquet(path: Path, runs: Sequence[Result]) -> None:
+    """A line a run."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist([run.row() for run in runs])
+    write_bytes(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+
+
+def write_latex(path: Path, found: Sequence[Setting], verdict: Verdict | None) -> None:
+    """A line a setting, the best first; bold are those that cannot be told from the best."""
+    alike = {verdict.best, *(d.other for d in verdict.differences if not d.real)} if verdict else set()
+    lines = [r"\begin{tabular}{lrrrr}", r"\toprule"]
+    lines += [r"method & validation & test & trained & seconds \\", r"\midrule"]
+    for setting in ranked(found):
+        name = escaped(setting.name)
+        cells = [rf"\textbf{{{name}}}" if setting.name in alike else name]
+        for split in ("validation", "test"):
+            spread = setting.spread(split)
+            cells.append("--" if spread is None else rf"${spread[0]:.3f} \pm {spread[1]:.3f}$")
+        seconds = sum(run.seconds for run in setting.done) / max(1, len(setting.done))
+        lines.append(" & ".join([*cells, f"{setting.first.trained:,}", f"{seconds:.1f}"]) + r" \\")
+    write_text(path, "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(SPECIAL.get(letter, letter) for letter in text)

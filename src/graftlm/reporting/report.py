@@ -1,0 +1,32 @@
+"""A comparison as files to look at and to cite, made from its runs' folders alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from graftlm.core.files import write_text, writing
+from graftlm.core.results import results
+from graftlm.reporting._page import page
+from graftlm.reporting._settings import sentence, settings, verdict
+from graftlm.reporting._tables import write_csv, write_latex, write_parquet
+
+REPORT = "report.html"
+
+
+def report(folders: Sequence[str | Path], out: str | Path | None = None) -> tuple[Path, str]:
+    """Writes `report.html`, `results.csv`, `results.parquet` and `results.tex`; gives the report's path and verdict.
+
+    `folders` are those of comparisons, or of single runs; several are merged. `out` is the first of them unless given.
+    """
+    paths = [Path(folder) for folder in folders]
+    runs = results(paths)
+    found = settings(runs)
+    own = verdict(found)
+    to = Path(out) if out is not None else paths[0]
+    with writing(to):
+        to.mkdir(parents=True, exist_ok=True)
+    write_csv(to / "results.csv", runs)
+    write_parquet(to / "results.parquet", runs)
+    write_latex(to / "results.tex", found, own)
+    said = sentence(found, own)
+    write_text(to / REPORT, page(paths, found, own, said))
+    return to / REPORT, said

@@ -1,0 +1,77 @@
+"""How many runs to train at once: the fewest that are nearly as quick a run as any number that memory holds."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from graftlm.training._batches import epoch_batches
+from graftlm.training._memory import out_of_memory
+from graftlm.training._state import Plan
+
+NEARLY, WORSE = 0.97, 0.85  # of the best rate so far: good enough to choose, and too bad to look any further
+SECONDS = 20.0  # that looking may take
+Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`together`: the chosen number; `seconds`: of a forward and backward pass of so many runs, by how many."""
+
+    together: int
+    seconds: Mapping[int, float]
+
+    @property
+    def a_run(self) -> float:
+        """Seconds of one run's share of a pass."""
+        return self.seconds[self.together] / self.together
+
+
+def timed(
+    losses: Losses, plans: Mapping[str, Plan], accelerator: Accelerator, most: int, *, exactly: bool = False
+) -> Timing:
+    """Times passes of 1, 2, 4, … and `most` runs of their first batches, or `exactly` so many.
+
+    No weight and no random number changes.
+    """
+    counts = [1 << power for power in range(16) if 1 << power < most and not exactly] + [most]
+    batches = {run: _first(plan) for run, plan in plans.items()}
+    runs, seconds, started = list(plans), dict[int, float](), time.perf_counter()
+    _pass(losses, {run: batches[run] for run in runs[:1]}, accelerator)  # the first one compiles and allocates
+    for count in counts:
+        try:
+            rows = {run: batches[run] for run in runs[:count]}
+            seconds[count] = min(_pass(losses, rows, accelerator) for _ in range(2))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            break
+        finally:
+            for plan in plans.values():
+                for parameter in plan.parameters.values():
+                    parameter.grad = None
+        rates = {many: many / each for many, each in seconds.items()}
+        late = time.perf_counter() - started > SECONDS
+        if late or rates[count] < WORSE * max(rates.values()):
+            break
+    rates = {many: many / each for many, each in seconds.items()}
+    if not rates:
+        return Timing(1, {1: 0.0})
+    return Timing(min(many for many, rate in rates.items() if rate >= NEARLY * max(rates.values())), seconds)
+
+
+def _first(plan: Plan) -> list[int]:
+    return epoch_batches(plan.lengths, plan.config.batch_size, plan.seed, 0)[0]
+
+
+def _pass(losses: Losses, rows: Mapping[str, Sequence[int]], accelerator: Accelerator) -> float:
+    started = time.perf_counter()
+    with accelerator.autocast():
+        found = losses(rows, dict.fromkeys(rows, 0))
+    accelerator.backward(torch.stack([loss.mean() for loss in found.values()]).sum())
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

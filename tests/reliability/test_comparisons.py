@@ -1,0 +1,162 @@
+"""A comparison that was left goes on within its groups, and each of its runs ends where `graftlm fit` ends alone."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import graftlm
+import tiny
+from graftlm.checkpoint import Base
+from graftlm.core.files import read_json
+from graftlm.recipes import _planned as planning
+from graftlm.recipes import compare as comparing
+from graftlm.recipes import fit as fitting
+from reliability.commands import Commands, wait_for
+from reliability.runs import Killed, Killing
+
+TRAINING = {"batch_size": 3, "eval_steps": 4, "learning_rate": 5e-3, "log_steps": 2, "weight_decay": 0.01}
+TRAINING |= {"metric": "loss", "max_steps": 8}
+OWN = ({}, {"batch_size": 2}, {"accumulation": 2}, {"max_steps": 5}, {"patience": 1, "eval_steps": 1})
+FAST = ("lora-dora", "prefix-mlp", "prompt-residual", "unipelt", "pfeiffer", "bitfit")
+
+
+def _method(name: str, training: dict[str, Any] | None = None) -> dict[str, Any]:
+    config = tiny.METHODS[name]
+    values = {"name": config.method, **config.model_dump(mode="json")}
+    if "dropout" in values:
+        values["dropout"] = 0.2
+    return values | ({"training": training} if training else {})
+
+
+def _options(world: Path, out: Path, methods: list[Any], **training: Any) -> dict[str, Any]:
+    shared = {"model": str(world / "model"), "data": str(world / "data"), "head": {"dropout": 0.1}, "out": str(out)}
+    return shared | {"methods": methods, "training": {**TRAINING, **training}, "together": 3}
+
+
+def _exact(name: str, head: str | None = None) -> Base:
+    from graftlm.checkpoint import load_base
+
+    base = load_base(name, head=head)
+    base.model.double()
+    return base
+
+
+def _stored(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter/adapter_model.safetensors")
+
+
+def _runs(out: Path) -> dict[str, Any]:
+    """What each run has come to that does not depend on the time that it took."""
+    found = {}
+    for folder in sorted((out / "runs").iterdir()):
+        lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        history = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+        weights = (folder / "adapter/adapter_model.safetensors").read_bytes()
+        record = read_json(folder / "run.json", "record")
+        found[folder.name] = (history, weights, [record[name] for name in ("state", "steps", "best_step", "stopped")])
+    return found
+
+
+def _ends_as_alone(world: Path, out: Path, names: list[str], steps: int, patch: pytest.MonkeyPatch) -> None:
+    """In fp64 every stored tensor is the same to 1e-9, whatever the neighbours and whenever a run joins them."""
+    for recipe in (comparing, planning, fitting):
+        patch.setattr(recipe, "load_base", _exact)
+    methods = [_method(name, {**OWN[place % len(OWN)]} or None) for place, name in enumerate(names)]
+    graftlm.compare(**_options(world, out / "c", methods, max_steps=steps))
+    groups = read_json(out / "c/plan.json", "plan")["groups"]
+    assert groups[0]["together"] == 3
+    for folder in (out / "c/runs").iterdir():
+        config = read_json(folder / "run.json", "record")["config"]
+        alone = out / "alone" / folder.name
+        graftlm.fit(**{**config, "method": config["method"], "out": str(alone), "task": config["task"]})
+        wanted, found = _stored(alone), _stored(folder)
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            torch.testing.assert_close(found[key], value, atol=1e-9, rtol=0, msg=f"{folder.name}: {key}")
+
+
+def test_runs_that_join_and_leave_end_where_fit_ends_alone(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ends_as_alone(world, tmp_path, list(FAST), 12, monkeypatch)
+
+
+@pytest.mark.slow
+def test_every_method_ends_after_100_steps_where_fit_ends_alone(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ends_as_alone(world, tmp_path, list(tiny.METHODS), 100, monkeypatch)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 9])
+def test_a_comparison_that_is_killed_goes_on_to_the_same_bits(steps: int, world: Path, tmp_path: Path) -> None:
+    methods = [_method("lora"), _method("prefix-mlp", {"max_steps": 5}), _method("ptuning"), _method("bitfit")]
+    graftlm.compare(**_options(world, tmp_path / "whole", methods))
+    killed = _options(world, tmp_path / "killed", methods, save_steps=1)
+    with pytest.raises(Killed):
+        graftlm.compare(**killed, reporter=Killing(steps))
+    done = [path for path in (tmp_path / "killed/runs").glob("*/adapter") if path.is_dir()]
+    kept = {path: path.stat().st_mtime_ns for path in done}
+    graftlm.compare(out=str(tmp_path / "killed"), resume=True)
+    assert _runs(tmp_path / "killed") == _runs(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in done} == kept
+    assert bool(done) == (steps > 5)
+    assert not (tmp_path / "killed/groups/0").exists()
+
+
+def test_ctrl_c_saves_a_comparison_and_leaves_with_130(commands: Commands, world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    values = _options(world, out, ["head", "lora"], max_steps=10**6, eval_steps=10**6)
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps(values))
+    process = commands.start("compare", str(file), "--quiet")
+    history = out / "runs/lora-seed0/history.jsonl"
+    wait_for(lambda: history.exists() and history.stat().st_size > 0)
+    os.kill(process, signal.SIGINT)
+    assert commands.end() == (130, f"stopped, and saved; go on with: graftlm compare --resume {out}\n")
+    assert (out / "groups/0/checkpoint.json").is_file()
+
+
+def test_a_process_that_is_killed_in_the_middle_of_a_comparison_loses_nothing(
+    commands: Commands, world: Path, tmp_path: Path
+) -> None:
+    methods = [_method("lora"), _method("prefix-mlp"), _method("head")]
+    for name in ("whole", "killed"):
+        values = _options(world, tmp_path / name, methods, max_steps=40, save_steps=1)
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(values))
+    assert commands("compare", str(tmp_path / "whole.yaml"), "--quiet")[0] == 0
+    out = tmp_path / "killed"
+    process = commands.start("compare", str(tmp_path / "killed.yaml"), "--quiet")
+    wait_for(lambda: any(int(path.name.split("-")[1]) >= 8 for path in out.glob("groups/0/checkpoint-*")))
+    os.kill(process, signal.SIGKILL)
+    assert commands.end()[0] == -signal.SIGKILL
+    assert commands("compare", "--resume", str(out), "--quiet")[0] == 0
+    assert _runs(out) == _runs(tmp_path / "whole")
+
+
+def test_a_run_whose_evaluation_fails_is_reported_and_its_neighbours_go_on(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = [_method("lora"), _method("bitfit")]
+    graftlm.compare(**_options(world, tmp_path / "sound", methods))
+    from graftlm.tasks import classification
+
+    calls, metrics = iter(range(100)), classification.metrics
+
+    def failing(*given: Any) -> dict[str, float]:
+        if next(calls) == 2:
+            raise RuntimeError("this metric is broken")
+        return metrics(*given)
+
+    monkeypatch.setattr(classification, "metrics", failing)
+    found = graftlm.compare(**_options(world, tmp_path / "c", methods))
+    states = {row["run"]: row["state"] for row in found.rows}
+    assert sorted(states.values()) == ["done", "failed"]
+    sound = next(name for name, state in states.items() if state == "done")
+    assert _runs(tmp_path / "c")[sound][1] == _runs(tmp_path / "sound")[sound][1]

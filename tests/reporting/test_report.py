@@ -1,0 +1,121 @@
+"""The report of comparisons, made from folders that are written here by hand."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from graftlm.core.errors import UserError
+from graftlm.core.results import fit_command, results
+from graftlm.reporting.report import report
+
+LABELS = ["bad", "good"]
+
+
+def _comparison(
+    out: Path, methods: dict[str, float], *, seeds: int = 2, shots: tuple[int, ...] = (16,), **more: Any
+) -> Path:
+    """Runs that are right on so many of 40 examples."""
+    out.mkdir()
+    rows = [{"text": f"text <{place}>", "true": LABELS[place % 2]} for place in range(40)]
+    (out / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for method, right in methods.items():
+        for shot in shots:
+            for seed in range(seeds):
+                _run(out / f"runs/{method}-shots{shot}-seed{seed}", method, right + seed, shot, seed, rows)
+    return out
+
+
+def _run(folder: Path, method: str, right: float, shots: int, seed: int, rows: list[Any]) -> None:
+    folder.mkdir(parents=True)
+    answers = [row["true"] if place < right else LABELS[1 - place % 2] for place, row in enumerate(rows)]
+    hits = [[float(answer == row["true"]), 1.0] for answer, row in zip(answers, rows, strict=True)]
+    lines = [{"answer": answer, "share": hit} for answer, hit in zip(answers, hits, strict=True)]
+    (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    history = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 2, "metrics": {"accuracy": 0.5}}]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    metrics = {"split": "validation", "metrics": {"accuracy": 0.5}, "primary": "accuracy"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    data = {"path": "words & more", "shots": shots}
+    test = {"metrics": {"accuracy": sum(hit for hit, _ in hits) / 40}, "labels": LABELS, "examples": 40, "data": "x"}
+    test |= {"confusion": [[15, 5], [4, 16]]}
+    test |= {
+        "per_class": [{"label": name, "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 20} for name in LABELS]
+    }
+    record = {
+        "state": "done",
+        "seed": seed,
+        "metric": "accuracy",
+        "learning_rate": 0.001,
+        "config": {"model": "tiny", "data": data, "method": {"name": method}, "seed": seed, "out": str(folder)},
+        "parameters": {"delta": 100, "head": 10, "kept": 110, "base": 1000},
+        "timing": {"train_seconds": 2.0, "evaluate_seconds": 0.5, "test_seconds": 0.25},
+        "gates": {"encoder.layer.0.attention.lora": 0.4, "encoder.layer.1.attention.lora": 0.6},
+        "versions": {"python": "3"},
+        "machine": {"device": "cpu", "kind": "x", "threads": 1},
+        "test": test,
+    }
+    record["config"]["training"] = {}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def test_a_report_holds_every_part_and_needs_no_network(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 38, "head": 12}, shots=(8, 16))
+    path, said = report([out])
+    text = path.read_text()
+    assert said.startswith("lora-shots16 is best: test accuracy 0.962 (95 % interval 0.")
+    for title in ("Leaderboard", "Metric against parameters", "Few-shot curves", "Learning curves", "Commands"):
+        assert f"<h2>{title}</h2>" in text
+    for title in ("Classes of lora-shots16", "Confusion of lora-shots16", "Where methods disagree", "Gates of lora"):
+        assert f"<h2>{title}" in text
+    assert "text &lt;20&gt;" in text
+    page = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    assert not re.search(r"(src|href)=", page)
+    assert "graftlm fit --model tiny --data &#x27;words &amp; more&#x27;" in page
+
+
+def test_results_are_written_as_csv_parquet_and_latex(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"prompt_tuning": 30, "head": 12})
+    report([out])
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    assert [row["run"] for row in rows][:1] == ["head-shots16-seed0"]
+    assert {row["test"] for row in rows} == {"0.3", "0.325", "0.75", "0.775"}
+    assert pyarrow.parquet.read_table(out / "results.parquet").num_rows == 4
+    latex = (out / "results.tex").read_text()
+    assert r"\textbf{prompt\_tuning-shots16} & $0.500 \pm 0.000$ & $0.762 \pm 0.018$ & 110 & 2.0 \\" in latex
+
+
+def test_comparisons_are_merged_and_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    one = _comparison(tmp_path / "one", {"lora": 30, "head": 12})
+    two = _comparison(tmp_path / "two", {"lora": 20})
+    _, said = report([one, two], tmp_path / "both")
+    assert {run.setting for run in results([one, two])} == {"one/lora-shots16", "two/lora-shots16", "head-shots16"}
+    assert "one/lora-shots16" in said
+    assert (tmp_path / "both/report.html").is_file()
+
+
+def test_what_cannot_be_reported_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*nowhere; report takes the folders of comparisons or runs"):
+        report([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no runs in"):
+        report([tmp_path / "empty"])
+    one, two = _comparison(tmp_path / "one", {"lora": 30}), _comparison(tmp_path / "two", {"head": 30})
+    record = json.loads((two / "runs/head-shots16-seed0/run.json").read_text())
+    record["test"]["data"] = "other"
+    (two / "runs/head-shots16-seed0/run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"goes by other test examples than .*; report them apart"):
+        report([one, two])
+
+
+def test_a_runs_command_says_all_that_differs_from_the_defaults() -> None:
+    config = {"model": "minilm", "data": {"path": "my data", "shots": 16}, "method": {"name": "lora", "rank": 4}}
+    config |= {"training": {"max_steps": 3, "trackers": ["tensorboard"]}, "seed": 2, "out": "runs/a"}
+    assert fit_command(config) == (
+        "graftlm fit --model minilm --data 'my data' --seed 2 --out runs/a --method lora -o method.rank=4 "
+        "-o data.shots=16 -o training.max_steps=3 -o 'training.trackers=[\"tensorboard\"]'"
+    )

@@ -1,0 +1,72 @@
+"""The statistics on cases whose truth is known."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from graftlm.reporting._statistics import Scores, judge
+
+
+def _drawn(random: np.random.Generator, means: Sequence[float], seeds: int, examples: int, spread: float) -> dict:
+    """Accuracies of settings whose true means are known: seeds differ by `spread`, and examples are hard or easy."""
+    ease = random.normal(0, 0.2, examples)
+    found = {}
+    for place, mean in enumerate(means):
+        chance = np.clip(mean + random.normal(0, spread, (seeds, 1)) + ease, 0, 1)
+        right = (random.random((seeds, examples)) < chance).astype(float)
+        found[str(place)] = Scores(right.mean(1), np.stack([right, np.ones_like(right)], -1))
+    return found
+
+
+@pytest.mark.parametrize(("settings", "seeds", "spread"), [(4, 3, 0.03), (6, 3, 0.0), (3, 2, 0.1)])
+def test_of_equal_settings_one_is_called_better_in_no_more_than_5_percent(
+    settings: int, seeds: int, spread: float
+) -> None:
+    random, worlds = np.random.default_rng(0), 200
+    false, covered = 0, 0.0
+    for world in range(worlds):
+        found = judge(_drawn(random, [0.5] * settings, seeds, 150, spread), draws=300, seed=world)
+        false += any(difference.real for difference in found.differences)
+        covered += float(np.mean([low <= 0.5 <= high for low, high in found.intervals.values()]))
+    assert false / worlds <= 0.08  # 0.05 and two of its standard errors
+    assert 0.92 <= covered / worlds <= 0.995
+
+
+def test_intervals_of_differences_hold_the_true_ones_together() -> None:
+    random, worlds, means = np.random.default_rng(1), 200, [0.45, 0.5, 0.6]
+    held = 0
+    for world in range(worlds):
+        found = judge(_drawn(random, means, 3, 150, 0.02), draws=300, seed=world)
+        best = means[int(found.best)]
+        held += all(
+            difference.low <= best - means[int(difference.other)] <= difference.high for difference in found.differences
+        )
+    assert held / worlds >= 0.92
+
+
+def test_a_large_difference_is_real_and_the_same_answers_are_none() -> None:
+    scores = _drawn(np.random.default_rng(2), [0.4, 0.75], 3, 300, 0.01)
+    found = judge(scores)
+    assert (found.best, found.differences[0].real, found.differences[0].p < 0.001) == ("1", True, True)
+    found = judge({"a": scores["0"], "b": scores["0"]})
+    assert (found.differences[0].value, found.differences[0].real) == (0, False)
+
+
+def test_fractions_of_sums_are_resampled_as_such() -> None:
+    """F1 over two sums: the interval of a resampled fraction, against the delta method's."""
+    random = np.random.default_rng(3)
+    below = random.integers(1, 5, (1, 400)).astype(float)
+    above = random.binomial(below.astype(int), 0.6).astype(float)
+    value = above.sum() / below.sum()
+    found = judge({"a": Scores(np.array([value]), np.stack([above, below], -1))})
+    error = np.std(above - value * below) / below.mean() / np.sqrt(400)
+    low, high = found.intervals["a"]
+    assert (value - low, high - value) == pytest.approx((1.96 * error, 1.96 * error), rel=0.06)
+
+
+def test_one_seed_or_no_shares_still_give_a_verdict() -> None:
+    one = judge({"a": Scores(np.array([0.5])), "b": Scores(np.array([0.7]))})
+    assert (one.best, one.differences[0].low) == ("b", pytest.approx(0.2))
+    some = judge({"a": Scores(np.array([0.5, 0.6])), "b": Scores(np.array([0.7, 0.9]))})
+    assert some.differences[0].low < 0 < some.differences[0].value
