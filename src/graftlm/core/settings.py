@@ -67,6 +67,8 @@ class HeadConfig(Config):
 class TrainingConfig(Config):
     """The loop. `learning_rate`: None takes the method's own. `eval_steps`: None evaluates after each epoch.
 
+    `batch_tokens`: batches of about so many tokens, padding included, in place of so many examples; a batch has one at
+    least, and `batch_size` then says only how many examples are sorted by length together, 32 times as many.
     `max_length` counts tokens of the text, special tokens included, without virtual tokens.
     `patience`: evaluations without a better validation metric before the run stops; 0 never stops early.
     A checkpoint is saved `save_seconds` after the last one, or later where saving would take more than a tenth of the
@@ -87,6 +89,7 @@ class TrainingConfig(Config):
     max_steps: PositiveInt | None = None
     max_seconds: PositiveFloat | None = None
     batch_size: PositiveInt = 32
+    batch_tokens: PositiveInt | None = None
     eval_batch_size: PositiveInt = 64
     accumulation: PositiveInt = 1
     clip: NonNegativeFloat = 1.0

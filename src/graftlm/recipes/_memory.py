@@ -42,6 +42,8 @@ def needed_by(model: TaskModel, run: str, plan: Plan) -> int:
 
 def most_tokens(plan: Plan, virtual: int) -> int:
     """Those of the largest batch there can be, padding and virtual tokens included."""
+    if plan.config.batch_tokens:
+        return max(plan.config.batch_tokens, max(plan.lengths) + virtual)
     batch = sorted_batches(plan.lengths, plan.config.batch_size)[0]
     return len(batch) * (plan.lengths[batch[0]] + virtual)
 

@@ -22,7 +22,7 @@ from graftlm.recipes._signals import Stopper
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
 from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
-from graftlm.training import Losses, Plan, optimizers
+from graftlm.training import Losses, Plan, optimizers, steps_of
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _passes(plan: Plan) -> float:
     config = plan.config
     if config.max_steps is None:
         return config.epochs
-    return config.max_steps * config.batch_size * config.accumulation / len(plan.lengths)
+    return config.max_steps / steps_of(plan)[1]
 
 
 def losses_of(found: Mapping[str, Job]) -> Losses:

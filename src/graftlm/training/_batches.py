@@ -8,24 +8,53 @@ import numpy as np
 WINDOW = 32  # batches that are sorted by length together: enough that little is padded, few enough to stay random
 
 
-def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Every example once, in batches of about equal length; the same for the same seed and epoch."""
+def epoch_batches(
+    lengths: Sequence[int], size: int, seed: int, epoch: int, tokens: int | None = None
+) -> list[list[int]]:
+    """Every example once, in batches of about equal length; the same for the same seed and epoch.
+
+    A batch has `size` examples, or with `tokens` as many as fit into so many tokens, padding included, and one at least.
+    """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
     window = size * WINDOW
     batches: list[list[int]] = []
     for start in range(0, len(order), window):
         part = sorted(order[start : start + window].tolist(), key=lambda index: lengths[index])
-        batches += [part[place : place + size] for place in range(0, len(part), size)]
+        batches += _by_tokens(part, lengths, tokens) if tokens else _by_count(part, size)
     return [batches[place] for place in random.permutation(len(batches))]
 
 
-def endless(lengths: Sequence[int], size: int, seed: int, skip: int = 0) -> Iterator[list[int]]:
+def _by_count(part: Sequence[int], size: int) -> list[list[int]]:
+    return [list(part[place : place + size]) for place in range(0, len(part), size)]
+
+
+def _by_tokens(part: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Examples in the order of their lengths, shortest first, cut into batches of at most so many tokens."""
+    batches: list[list[int]] = []
+    for index in part:
+        if not batches or (len(batches[-1]) + 1) * lengths[index] > tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def endless(
+    lengths: Sequence[int], size: int, seed: int, skip: int = 0, tokens: int | None = None
+) -> Iterator[list[int]]:
     """Epoch after epoch, without the first `skip` batches."""
-    epoch, skip = divmod(skip, math.ceil(len(lengths) / size))
+    epoch = 0
+    if tokens is None:
+        epoch, skip = divmod(skip, math.ceil(len(lengths) / size))
     while True:
-        yield from epoch_batches(lengths, size, seed, epoch)[skip:]
-        epoch, skip = epoch + 1, 0
+        batches = epoch_batches(lengths, size, seed, epoch, tokens)
+        yield from batches[skip:]
+        epoch, skip = epoch + 1, max(0, skip - len(batches))
+
+
+def batches_of(lengths: Sequence[int], size: int, tokens: int | None) -> int:
+    """How many batches an epoch has; with `tokens` the first epoch, and others about as many."""
+    return len(epoch_batches(lengths, size, 0, 0, tokens)) if tokens else math.ceil(len(lengths) / size)
 
 
 def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:

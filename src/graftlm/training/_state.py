@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
 from graftlm.core.settings import TrainingConfig
-from graftlm.training._batches import endless
+from graftlm.training._batches import batches_of, endless
 from graftlm.training._optim import optimizer, optimizer_state, restore_optimizer, schedule
 
 NUMBERS = ("bad", "loss_sum", "loss_steps", "active", "metric", "due")
@@ -102,7 +102,7 @@ class Snapshot:
 def steps_of(plan: Plan) -> tuple[int, int]:
     """Optimizer steps in all, and in one epoch."""
     config = plan.config
-    batches = math.ceil(len(plan.lengths) / config.batch_size)
+    batches = batches_of(plan.lengths, config.batch_size, config.batch_tokens)
     per_epoch = max(1, math.ceil(batches / config.accumulation))
     return config.max_steps or max(1, round(config.epochs * per_epoch)), per_epoch
 
@@ -111,7 +111,8 @@ def start(plan: Plan, step: int = 0) -> State:
     """A run before its first step, or with its batches drawn up to `step`."""
     total, per_epoch = steps_of(plan)
     made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate, plan.rates)
-    batches = endless(plan.lengths, plan.config.batch_size, plan.seed, skip=step * plan.config.accumulation)
+    config, skip = plan.config, step * plan.config.accumulation
+    batches = endless(plan.lengths, config.batch_size, plan.seed, skip, config.batch_tokens)
     return State(plan, total, per_epoch, batches, made, schedule(made, plan.config, total))
 
 

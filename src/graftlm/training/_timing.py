@@ -64,7 +64,7 @@ def timed(
 
 
 def _first(plan: Plan) -> list[int]:
-    return epoch_batches(plan.lengths, plan.config.batch_size, plan.seed, 0)[0]
+    return epoch_batches(plan.lengths, plan.config.batch_size, plan.seed, 0, plan.config.batch_tokens)[0]
 
 
 def _pass(losses: Losses, rows: Mapping[str, Sequence[int]], accelerator: Accelerator) -> float:
