@@ -17,10 +17,10 @@ Command = Callable[..., tuple[int, str, str]]
 SHORT = ("-o", "training.max_steps=6", "-o", "training.batch_size=8")
 
 
-def _exact(name: str) -> Base:
+def _exact(name: str, head: str | None = None) -> Base:
     from graftlm.checkpoint import load_base
 
-    base = load_base(name)
+    base = load_base(name, head=head)
     base.model.double()
     return base
 
