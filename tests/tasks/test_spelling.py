@@ -81,6 +81,24 @@ def test_a_text_is_set_right_with_all_else_as_it_was_and_counted_by_hand(write: 
     assert found["exact_match"] == 0
 
 
+def test_the_margin_of_keeping_a_word_is_tuned_for_f1(write: Any) -> None:
+    rows = [{"input": "teh cat", "target": "the cat"}, {"input": "a dgo", "target": "a dog"}]
+    data = load(DataConfig(path=str(write("train.jsonl", rows))), "spelling")
+    examples = data.splits["train"]
+    encoded = Encoded(examples, [], range(2), [[0, 1], [0, 1]])
+    logits = torch.zeros(2, 2, len(data.labels))
+    logits[..., 0] = 5.0  # all words would be kept
+    for row, place in ((0, 0), (1, 1)):
+        logits[row, place, examples[row].answer[place]] = 3.0
+    problem = parse({}, "spelling", data.labels)
+    assert task("spelling").metrics(logits, encoded, problem)["f1"] == 0
+    found = task("spelling").tuned(logits, encoded, problem)
+    assert 2 < found.tuned["keep"] < 5
+    assert task("spelling").metrics(logits, encoded, found)["f1"] == 1
+    fixed = parse({"keep": 0.5}, "spelling", data.labels)
+    assert task("spelling").tuned(logits, encoded, fixed) == fixed
+
+
 def test_rows_that_cannot_be_used_are_named_or_counted_and_other_edits_are_said(write: Any, tmp_path: Path) -> None:
     rows = [{"input": "teh cat", "target": "the cat"}, {"input": " ", "target": "x"}]
     with pytest.raises(UserError, match="line 2: input is blank"):

@@ -35,7 +35,7 @@ def save(
     """Writes what the run has come to, `run.json` last. One that failed keeps its best weights, if it has any."""
     out, best, model, name = folder.path, dict(outcome.best or {}), job.model, job.run.name
     primary = model.task.measures(model.problem)[0]
-    answers, last = _answers(job, reporter)
+    answers, last = _answers(job, reporter) if best or not outcome.failed else (None, {})
     best |= last if best else {}
     tensors = model.attached.kept(name)
     folder.check()

@@ -22,7 +22,7 @@ from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, token_loss
 from graftlm.tasks._windows import Span
 
-READS, HEAD, TUNES = "rows", "tokens", False
+READS, HEAD, TUNES = "rows", "tokens", True
 LOWER_IS_BETTER = ("loss",)
 loss, encode, goals, outputs = token_loss, tagging.encode, tagging.goals, tagging.outputs
 COLUMNS = {
@@ -32,10 +32,11 @@ COLUMNS = {
 
 
 class Options(Config):
-    """`subword`: which token of a word is read. `stride`: tokens that neighbouring parts of a text longer than the
-    model takes have in common.
+    """`keep`: by how much keeping a word must beat the best edit; null tunes it on validation, for most words are kept.
+    `subword`: which token of a word is read. `stride`: tokens that neighbouring parts of a long text have in common.
     """
 
+    keep: float | None = None
     subword: Literal["first", "last"] = "first"
     stride: PositiveInt = 32
 
@@ -104,6 +105,9 @@ def _pairs(example: Example) -> list[tuple[str, str]]:
 
 def _given(logits: Tensor, encoded: Encoded, problem: Problem) -> list[list[str]]:
     """What each word of each example becomes."""
+    asked = problem.options.keep
+    logits = logits.clone()
+    logits[..., 0] -= problem.tuned.get("keep", 0.0) if asked is None else asked
     found = tagging.found_tags(logits, encoded, problem)
     return [
         [edited(word, tag or KEEP) for word, (tag, _) in zip(_words(example), own, strict=True)]
@@ -166,5 +170,26 @@ def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
 
 
 def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
-    """Nothing is tuned here."""
-    return problem
+    """The problem with the margin of keeping a word that gives the best F1."""
+    if problem.options.keep is not None or not encoded.examples:
+        return problem
+    best = logits[..., 1:].max(-1)
+    margins = (logits[..., 0] - best.values).double().nan_to_num(nan=1e30).tolist()
+    edits = best.indices.tolist()
+    pairs = [_pairs(example) for example in encoded.examples]
+    due = sum(wrong != right for own in pairs for wrong, right in own)
+    words: list[tuple[float, bool, bool]] = []
+    for row, (owner, own) in enumerate(zip(encoded.owners, encoded.meaning, strict=True)):
+        for place, word in enumerate(own):
+            if word is not None:
+                wrong, right = pairs[owner][word]
+                given = edited(wrong, problem.labels[1 + edits[row][place]])
+                words.append((margins[row][place], given != wrong, given == right != wrong))
+    words.sort()
+    scores, changed, hits = [0.0], 0, 0
+    for _, changes, hit in words:
+        changed, hits = changed + changes, hits + hit
+        scores.append(2 * hits / max(1, changed + due))
+    count = max(range(len(scores)), key=lambda count: (scores[count], -count))
+    edges = [words[0][0] - 2.0, *(margin for margin, *_ in words), words[-1][0] + 2.0] if words else [0.0, 0.0]
+    return replace(problem, tuned={"keep": (edges[count] + edges[count + 1]) / 2})
