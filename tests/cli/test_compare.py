@@ -94,7 +94,7 @@ def test_in_fp32_a_real_comparison_answers_as_fits_alone_do_but_for_one_example(
     tweets = Path(__file__).parents[2] / "examples/data/tweets"
     shared = ("--model", "minilm", "-o", "training.epochs=3", "-o", "training.batch_size=8", "-o", "head.pooling=mean")
     data = ("--data", tweets, "-o", "data.limit={test: 200}", "-o", "training.learning_rate=0.003", "--shots", "16")
-    methods = ("lora", "bitfit")
+    methods = ("lora", "bitfit", "adapter", "prefix")
     flags = (*shared, *data, "--methods", ",".join(methods), "--out", "c", "--together", "2")
     assert graftlm("compare", *flags)[0] == 0
     for method in methods:
