@@ -17,6 +17,7 @@ def compare(
         Path | None, typer.Argument(metavar="config.yaml", help="A YAML file of options; flags win.")
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="See graftlm models.")] = None,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="classification (the default), tagging, …")] = None,
     data: Annotated[str | None, typer.Option(metavar="DATA", help="A folder of splits, a datasets name.")] = None,
     methods: Annotated[str | None, typer.Option(metavar="NAME,…", help="As lora,bitfit,lora+prefix.")] = None,
     lr: Annotated[str | None, typer.Option(metavar="X,…", help="Learning rates; else each method's own.")] = None,
@@ -47,6 +48,7 @@ def compare(
 
     flags = given(
         model=model,
+        task={"name": task} if task else None,
         data={"path": data} if data else None,
         methods=_listed(methods, "--methods"),
         learning_rates=_listed(lr, "--lr"),
