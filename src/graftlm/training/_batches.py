@@ -13,7 +13,7 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Every example once, in batches of about equal length; the same for the same seed and epoch.
 
-    A batch has `size` examples, or with `tokens` as many as fit into so many tokens, padding included, and one at least.
+    A batch has `size` examples, or with `tokens` as many as fit into so many, padding included, and one at least.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
