@@ -71,5 +71,5 @@ def test_little_memory_or_one_pass_keeps_nothing(tmp_path: Path, monkeypatch: py
     data = {"path": write(tmp_path / "rows.jsonl", rows(60)), "split": {"train": 0.6, "validation": 0.4}}
     monkeypatch.setattr(_bottom.Bottom, "keep", lambda *args: pytest.fail("kept"))
     graftlm.fit(model=model, data=data, method="head", out=tmp_path / "one", training={"epochs": 1})
-    monkeypatch.setattr("graftlm.recipes._run.free_memory", lambda device: 1000)
+    monkeypatch.setattr("graftlm.recipes._speed.free_memory", lambda device: 1000)
     graftlm.fit(model=model, data=data, method="head", out=tmp_path / "two", training={"epochs": 2})

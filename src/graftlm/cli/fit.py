@@ -43,6 +43,9 @@ def fit(
     epochs: Annotated[float | None, typer.Option(metavar="X", help="Passes over the training examples.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
     precision: Annotated[str | None, typer.Option(metavar="KIND", help="fp32 or bf16.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(metavar="KIND", help="auto keeps what is frozen below all that is trained; off.")
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(metavar="X", help="Stop training after so long.")] = None,
     eval_steps: Annotated[int | None, typer.Option(metavar="N", help="Evaluate every N steps, not each epoch.")] = None,
     patience: Annotated[int | None, typer.Option(metavar="N", help="Stop after N evaluations without gain.")] = None,
@@ -70,6 +73,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         precision=precision,
+        cache=cache,
         max_seconds=max_seconds,
         eval_steps=eval_steps,
         patience=patience,

@@ -15,13 +15,12 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
-from graftlm.kernels import current
 from graftlm.methods import MethodConfig, attach
-from graftlm.recipes._bottom import Bottom, depth
+from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
 from graftlm.recipes._language import Speaker, guess, masked_logits
 from graftlm.recipes._room import room_for, virtual_of
-from graftlm.sites import Attached, Past, Tokens, row_keys
+from graftlm.sites import Attached, row_keys
 from graftlm.tasks import (
     NOWHERE,
     Encoded,
@@ -48,7 +47,7 @@ class TaskModel:
     """Runs of one task on one base. `virtual` are each run's virtual tokens' ids.
 
     `cache`: a folder that keeps large data sets' token ids; None keeps none. `kernels`: what computes the
-    base, as `quicken` has found it. `bottom`: what stands below all runs, computed before, where that is kept.
+    base, as `_speed` has found it. `bottom`: what stands below all runs, computed before, where that is kept.
     """
 
     base: Base
@@ -93,34 +92,6 @@ class TaskModel:
             found = Encoded(examples, rows, range(len(rows)), notes=notes)
         self._check_words(max((max((*row.ids, *(row.answer or ()))) for row in found.rows), default=0))
         return found
-
-    def keep_bottom(self, rows: Sequence[Features], most: int, reporter: Reporter) -> None:
-        """Computes what stands below all runs, for rows that are met often, where it fits into `most` bytes."""
-        sites = self.attached.sites
-        below = min(depth(self.attached.acts[run], sites) for run in self.attached.runs)
-        if below == 0 or not isinstance(self.head, (SequenceHead, TokenHead)):
-            return
-        bottom = Bottom(self.attached, below)
-        if bottom.bytes_of(rows) <= most:
-            extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
-            device = self.attached.device
-            bottom.keep(
-                rows, lambda own: collate([(row, ()) for row in own], self.base.pad_id, device) | extra, reporter
-            )
-            self.bottom = bottom
-
-    def front(self, run: str) -> int:
-        """How many keys a run's prefixes and prompts put before the text."""
-        return sum(act.length for act in self.attached.acts[run] if isinstance(act, (Past, Tokens)))
-
-    def quicken(self, pack: bool, longest: int) -> None:
-        """Has the frozen base computed by what is quickest here, for rows of up to so many tokens."""
-        layers = self.attached.quicken(pack)
-        sites, choices = self.attached.sites, current()
-        parts = sites.parts if sites.table is not None and self.attached.device.type == "cpu" else ()
-        for width in {one.head_width for part in parts for one in sites.attentions(part)}:
-            choices.prepare(next(self.base.model.parameters()).dtype, width, longest)
-        self.kernels = {"layers": layers, "choices": dict(choices.found)}
 
     def _check_words(self, highest: int) -> None:
         """Refuses a tokenizer of another model: its ids would be taken for virtual tokens."""

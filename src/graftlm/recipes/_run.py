@@ -13,16 +13,15 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import FitConfig
-from graftlm.recipes._bottom import SHARE
 from graftlm.recipes._cached import default_folder
-from graftlm.recipes._memory import free_memory
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._signals import Stopper
+from graftlm.recipes._speed import choose_kernels, keep_bottom
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
 from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
-from graftlm.training import Losses, Plan, optimizers, steps_of
+from graftlm.training import Losses, Plan, optimizers
 
 
 @dataclass(frozen=True)
@@ -92,23 +91,12 @@ def jobs(runs: Sequence[Run], base: Base, device: torch.device, stopper: Stopper
 def _quicken(model: TaskModel, found: Mapping[str, Job], reporter: Reporter) -> None:
     """Has the shared base computed as the first run's settings say."""
     training = next(iter(found.values())).run.config.training
-    if training.kernels != "torch":
-        longest = max(model.front(name) + max(job.plan.lengths) for name, job in found.items())
-        model.quicken(training.kernels == "packed", longest)
-    plain = not training.gradient_checkpointing and not training.base_dropout
-    if plain and training.cache == "auto" and any(_passes(job.plan) >= 2 for job in found.values()):
-        rows = [row for job in found.values() for encoded in (job.given, job.watched) for row in encoded.rows]
-        model.keep_bottom(rows, free_memory(model.attached.device) // SHARE, reporter)
+    plans = {name: job.plan for name, job in found.items()}
+    choose_kernels(model, training, plans)
+    rows = [row for job in found.values() for encoded in (job.given, job.watched) for row in encoded.rows]
+    keep_bottom(model, training, plans, rows, reporter)
     for job in found.values():
         job.model.kernels, job.model.bottom = model.kernels, model.bottom
-
-
-def _passes(plan: Plan) -> float:
-    """How often a training meets each example, at most."""
-    config = plan.config
-    if config.max_steps is None:
-        return config.epochs
-    return config.max_steps / steps_of(plan)[1]
 
 
 def losses_of(found: Mapping[str, Job]) -> Losses:

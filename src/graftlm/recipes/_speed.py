@@ -1,0 +1,61 @@
+"""How the frozen base is computed: by kernels chosen for this machine, and once where it would be computed again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from graftlm.core.reporter import Reporter
+from graftlm.core.settings import TrainingConfig
+from graftlm.kernels import current
+from graftlm.recipes._bottom import SHARE, Bottom, depth
+from graftlm.recipes._memory import free_memory
+from graftlm.recipes._model import TaskModel
+from graftlm.sites import Past, Tokens
+from graftlm.tasks import Features, SequenceHead, TokenHead, collate
+from graftlm.training import Plan, steps_of
+
+
+def choose_kernels(model: TaskModel, config: TrainingConfig, plans: dict[str, Plan]) -> None:
+    """Sets `model.kernels`; what the runs' rows will need is measured now, so that nothing is later."""
+    if config.kernels == "torch":
+        return
+    layers = model.attached.quicken(pack=config.kernels == "packed")
+    longest = max(_front(model, run) + max(plan.lengths) for run, plan in plans.items())
+    sites, choices = model.attached.sites, current()
+    parts = sites.parts if sites.table is not None and model.attached.device.type == "cpu" else ()
+    for width in {one.head_width for part in parts for one in sites.attentions(part)}:
+        choices.prepare(next(model.base.model.parameters()).dtype, width, longest)
+    model.kernels = {"layers": layers, "choices": dict(choices.found)}
+
+
+def keep_bottom(
+    model: TaskModel, config: TrainingConfig, plans: dict[str, Plan], rows: Sequence[Features], reporter: Reporter
+) -> None:
+    """Sets `model.bottom` to what stands below all runs, where a run meets its rows often enough and it fits."""
+    plain = config.cache == "auto" and not config.gradient_checkpointing and not config.base_dropout
+    if not plain or not isinstance(model.head, (SequenceHead, TokenHead)):
+        return
+    sites = model.attached.sites
+    below = min(depth(model.attached.acts[run], sites) for run in model.attached.runs)
+    if below == 0 or max(map(_passes, plans.values())) < 2:
+        return
+    bottom = Bottom(model.attached, below)
+    if bottom.bytes_of(rows) > free_memory(model.attached.device) // SHARE:
+        return
+    extra = {"use_cache": False} if hasattr(sites.config, "use_cache") else {}
+
+    def batched(own: Sequence[Features]) -> dict[str, Any]:
+        return collate([(row, ()) for row in own], model.base.pad_id, model.attached.device) | extra
+
+    bottom.keep(rows, batched, reporter)
+    model.bottom = bottom
+
+
+def _front(model: TaskModel, run: str) -> int:
+    """How many keys a run's prefixes and prompts put before the text."""
+    return sum(act.length for act in model.attached.acts[run] if isinstance(act, (Past, Tokens)))
+
+
+def _passes(plan: Plan) -> float:
+    """How often a training meets each example, at most."""
+    config = plan.config
+    return config.epochs if config.max_steps is None else config.max_steps / steps_of(plan)[1]
