@@ -235,7 +235,8 @@ def test_trainings_in_one_batch_end_where_separate_ones_end(family: str, every: 
         separate.attached.detach()
 
 
-NOISY = ("electra", "gemma", "qwen3", "t5", "t5-gated", "mt5")  # their fp32 gradients have noise of a few 1e-5
+# their fp32 gradients have noise of 1e-5 and a little more
+NOISY = ("electra", "modernbert", "gemma", "qwen3", "phi3", "t5", "t5-gated", "mt5")
 
 
 @pytest.mark.parametrize("family", sparing(family for family in TABLED if family != "bart"))
@@ -278,7 +279,7 @@ def descend(training: Training, run: str) -> dict[str, Tensor]:
     return gradients
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
+@pytest.mark.parametrize("family", sparing(["bert", "t5"], fast=["bert"]))
 def test_one_runs_nan_leaves_the_others_bits_as_they_are(family: str) -> None:
     configs = runs_of(family)
     for sick in (

@@ -30,7 +30,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 # run.json, a checkpoint or the adapter is the first file that is too large
-@pytest.mark.parametrize(("limit", "named"), [(100, "run.json"), (2400, "checkpoint-1"), (20_000, "adapter")])
+@pytest.mark.parametrize(("limit", "named"), [(100, "run.json"), (6000, "checkpoint-1"), (20_000, "adapter")])
 def test_a_write_that_fails_is_one_line_and_what_was_there_before_is_whole(
     limit: int, named: str, commands: Commands, world: Path, tmp_path: Path
 ) -> None:

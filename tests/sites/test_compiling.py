@@ -76,8 +76,8 @@ def meet(attached: Attached, through: nn.Module, names: Names, tokens: int) -> d
     ("family", "order", "training"),
     [
         ("bert", "alternating", True),
-        ("bert", "run after run", False),
-        ("gpt2", "interleaved", True),
+        pytest.param("bert", "run after run", False, marks=pytest.mark.slow),
+        pytest.param("gpt2", "interleaved", True, marks=pytest.mark.slow),
         ("llama", "a row each", True),
     ],
 )
@@ -103,7 +103,9 @@ def test_a_compiled_model_meets_mixed_batches_of_new_shapes_without_a_break_or_a
 
 
 @pytest.mark.usefixtures("_dynamo")
-@pytest.mark.parametrize("family", sparing(family for family in TABLED if family not in BASIC))
+@pytest.mark.parametrize(
+    "family", sparing((family for family in TABLED if family not in BASIC), fast=("albert", "modernbert", "phi3"))
+)
 def test_every_family_compiles_whole_with_lora_and_a_prefix(family: str) -> None:
     attached = attach(model(family, num_hidden_layers=1), {run: RUNS[run] for run in ("lora", "prefix")})
     randomise_runs(attached)

@@ -31,12 +31,16 @@ def default_file() -> Path:
 
 
 class Choices:
-    """Kernels by case, as {"attention.float32.32.64.train": "products"}; those that are missing are measured."""
+    """Kernels by case, as {"attention.float32.32.64.train": "products"}; those that are missing are measured.
+
+    `asked` gathers the cases that were asked for.
+    """
 
     def __init__(self, file: Path | None = None):
         self._file = file
         self._machine = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
         self.found: dict[str, str] = {}
+        self.asked: set[str] = set()
 
     def linear(self, weight: Tensor, pack: bool = False) -> str:
         """The kernel for products with a frozen weight (d_out d_in); `pack` allows packed forms of it."""
@@ -72,10 +76,11 @@ class Choices:
 
     def _choose(self, case: str, known: Sequence[str], made: Callable[[str], Callable[[], None]], gain: float) -> str:
         """The quickest of `known`, or the first of them where no other is quicker by `gain`."""
-        if self.found.get(case) in known:
-            return self.found[case]
         if len(known) == 1:
             return known[0]
+        self.asked.add(case)
+        if self.found.get(case) in known:
+            return self.found[case]
         self._join()  # another process may have measured it since
         if self.found.get(case) not in known:
             with torch.random.fork_rng(devices=[]):

@@ -18,13 +18,14 @@ def choose_kernels(model: TaskModel, config: TrainingConfig, plans: dict[str, Pl
     """Sets `model.kernels`; what the runs' rows will need is measured now, so that nothing is later."""
     if config.kernels == "torch":
         return
+    sites, choices = model.attached.sites, current()
+    choices.asked.clear()
     layers = model.attached.quicken(pack=config.kernels == "packed")
     longest = max(_front(model, run) + max(plan.lengths) for run, plan in plans.items())
-    sites, choices = model.attached.sites, current()
     parts = sites.parts if sites.table is not None and model.attached.device.type == "cpu" else ()
     for width in {one.head_width for part in parts for one in sites.attentions(part)}:
         choices.prepare(next(model.base.model.parameters()).dtype, width, longest)
-    model.kernels = {"layers": layers, "choices": dict(choices.found)}
+    model.kernels = {"layers": layers, "choices": {case: choices.found[case] for case in sorted(choices.asked)}}
 
 
 def keep_bottom(
