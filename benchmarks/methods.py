@@ -1,12 +1,13 @@
 """Every method on 1,000 training examples of sst2, snli and trec with MiniLM: accuracy, size, speed and memory.
 
     python benchmarks/methods.py [--data ../shared/data] [--sets sst2 snli trec] [--methods lora prefix]
+    python benchmarks/methods.py --timed    # then a short run of each method for its speed, on a machine at rest
     python benchmarks/methods.py --speed    # Prefix and UniPELT against LoRA, interleaved
 
-The learning rate is the best of at most four (`rates.py`) on validation with seed 0; then `--seeds` other seeds are
-trained at it and evaluated on test. Each run has a process of its own, which its peak memory is that of. `--to` names
-the report (`.md`) and the raw rows (`.jsonl`); a row that is there is not run again, so the benchmark may be killed
-and started anew.
+The learning rate is the best of at most four (`rates.py`) on validation with seed 0; then the other of `--seeds` seeds
+are trained at it, and all at that rate are evaluated on test. Each run has a process of its own, which its peak memory
+is that of. `--to` names the report (`.md`) and the raw rows (`.jsonl`); a row that is there is not run again, so the
+benchmark may be killed and started anew.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rates import Entry, entries
-from report import best_rate, report
+from report import best_rate, of, report
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import write_jsonl, write_text
@@ -29,7 +30,8 @@ from graftlm.core.registry import facts
 
 ROOT = Path(__file__).parents[1]
 SETS = ("sst2", "snli", "trec")
-SEARCH_SEED = 0  # of the runs that choose a rate; the reported seeds are others
+SEARCH_SEED = 0  # of the runs that choose a rate
+TIMED_STEPS = 30
 SUBSET_SEED = 0
 Row = dict[str, Any]
 
@@ -45,7 +47,9 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=1000, help="of train")
     parser.add_argument("--validation", type=int, default=500, help="examples of validation")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "methods")
+    parser.add_argument("--timed", action="store_true", help="time the methods whose rate is known, train nothing else")
     parser.add_argument("--speed", action="store_true", help="compare training steps, train nothing")
     parser.add_argument("--rounds", type=int, default=30, help="of --speed")
     parser.add_argument("--tokens", type=int, default=64, help="a row, of --speed")
@@ -66,7 +70,7 @@ def benchmark(options: argparse.Namespace) -> int:
     known = facts("graftlm.methods")
     table = _chosen(entries(known), options.methods, known)
     settings = {"model": "minilm", "examples": options.examples, "batch_size": options.batch_size}
-    settings |= {"validation": options.validation}
+    settings |= {"validation": options.validation, "precision": options.precision}
     settings |= {"epochs": options.epochs, "max_steps": options.max_steps}
     options.to.parent.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.to.with_suffix(".jsonl"), settings)
@@ -74,7 +78,10 @@ def benchmark(options: argparse.Namespace) -> int:
         sets = list(_subsets(options, Path(work)))
         for name, folder in sets:
             for label, entry in table.items():
-                _measure_all(rows, name, folder, label, entry, options.seeds)
+                if options.timed:
+                    _time(rows, name, folder, label, entry)
+                else:
+                    _measure_all(rows, name, folder, label, entry, options.seeds)
     write_text(options.to.with_suffix(".md"), report(rows.mine(), table, [name for name, _ in sets], settings))
     print(f"{options.to.with_suffix('.md')}: written; {rows.failed} runs failed")
     return 1 if rows.failed else 0
@@ -148,13 +155,22 @@ def _measure_all(rows: Rows, name: str, folder: Path, label: str, entry: Entry, 
     job = {"set": name, "label": label, "method": {"name": entry.method, **entry.options}}
     found: list[Row] = []
     for rate in entry.rates:
-        row = rows.measured({**job, "rate": rate, "seed": SEARCH_SEED, "test": False}, folder)
+        row = rows.measured({**job, "rate": rate, "seed": SEARCH_SEED}, folder)
         if row is not None and "refused" in row:
             return
         found += [row] if row is not None else []
     best = best_rate(found, entry)
-    for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + seeds) if best is not None else ():
-        rows.measured({**job, "rate": best, "seed": seed, "test": True}, folder)
+    for seed in range(SEARCH_SEED, SEARCH_SEED + seeds) if best is not None else ():
+        rows.measured({**job, "rate": best, "seed": seed}, folder)
+
+
+def _time(rows: Rows, name: str, folder: Path, label: str, entry: Entry) -> None:
+    """A short run at the rate that was found, whose speed is reported in place of the long runs'."""
+    method = {"name": entry.method, **entry.options}
+    rate = best_rate([row for row in of(rows.mine(), label, entry) if row["job"]["set"] == name], entry)
+    if rate is not None:
+        job = {"set": name, "label": label, "method": method, "rate": rate, "seed": SEARCH_SEED}
+        rows.measured({**job, "timed": TIMED_STEPS}, folder)
 
 
 def one(job: Row) -> Row:
@@ -164,8 +180,9 @@ def one(job: Row) -> Row:
 
     hush()
     training = {"learning_rate": job["rate"], "epochs": job["epochs"], "batch_size": job["batch_size"]}
-    if job["max_steps"] is not None:
-        training["max_steps"] = job["max_steps"]
+    training["precision"] = job["precision"]
+    if (steps := job.get("timed", job["max_steps"])) is not None:
+        training["max_steps"] = steps
     with tempfile.TemporaryDirectory() as out:
         try:
             run = graftlm.fit(
@@ -180,10 +197,10 @@ def one(job: Row) -> Row:
         except UserError as error:
             return {"refused": str(error)}
         split = "test" if (Path(job["folder"]) / "test.jsonl").exists() else "validation"
-        score = graftlm.evaluate(f"{out}/run", job["folder"], split).metrics["accuracy"] if job["test"] else None
+        tested = None if "timed" in job else graftlm.evaluate(f"{out}/run", job["folder"], split)
     return {
         "validation": run.metrics["accuracy"],
-        "score": score,
+        "score": None if tested is None else tested.metrics["accuracy"],
         "split": split,
         "parameters": dict(run.parameters),
         "examples_per_second": run.record["timing"]["train_examples_per_second"],

@@ -16,11 +16,12 @@ def report(rows: Sequence[Row], table: Mapping[str, Entry], sets: Sequence[str],
     parts = [
         "# Results",
         f"Every method on {settings['examples']:,} training examples with `{settings['model']}`, batch "
-        f"{settings['batch_size']}, {settings['epochs']:g} epochs{steps}, mean pooling, the best epoch on "
-        f"{settings['validation']:,} of validation. "
+        f"{settings['batch_size']}, {settings['precision']}, {settings['epochs']:g} epochs{steps}, mean pooling, the "
+        f"best epoch on {settings['validation']:,} of validation. "
         "Made by `python benchmarks/methods.py`; every run is a line of the `.jsonl` beside this file.",
         "The rate is the best on validation with seed 0 of those below; then the seeds 1, 2, … are trained at it. "
-        "Accuracy is the mean ± standard deviation over the seeds; examples a second are the median; peak memory is "
+        "Accuracy is the mean ± standard deviation over the seeds; examples a second are those of training, in a "
+        "short run on a machine at rest (`--timed`) where there is one, else the median of the runs; peak memory is "
         "the largest of the run's process, Python and libraries included. Trained and stored numbers are the "
         "method's and the head's together.",
         *_machines(rows),
@@ -48,7 +49,11 @@ def of(rows: Sequence[Row], label: str, entry: Entry) -> list[Row]:
 
 def best_rate(rows: Sequence[Row], entry: Entry) -> float | None:
     """The best rate on validation, the lower of equals; a search with a hole in it chooses nothing."""
-    found = {row["job"]["rate"]: row["validation"] for row in rows if "validation" in row and not row["job"]["test"]}
+    found = {
+        row["job"]["rate"]: row["validation"]
+        for row in rows
+        if row.get("score") is not None and row["job"]["seed"] == 0
+    }
     if not set(entry.rates) <= set(found):
         return None
     return max(entry.rates, key=lambda rate: (found[rate], -rate))
@@ -61,7 +66,8 @@ def _line(rows: Sequence[Row], label: str, entry: Entry) -> list[str] | None:
     if refused is not None:
         return [label, f"refused: {refused}", *[""] * (len(COLUMNS) - 2)]
     rate = best_rate(own, entry)
-    final = [row for row in own if row["job"]["test"] and row["job"]["rate"] == rate]
+    final = [row for row in own if row["score"] is not None and row["job"]["rate"] == rate]
+    timed = [row for row in own if "timed" in row["job"] and row["job"]["rate"] == rate]
     if rate is None or not final:
         return None
     parameters = final[0]["parameters"]
@@ -74,7 +80,7 @@ def _line(rows: Sequence[Row], label: str, entry: Entry) -> list[str] | None:
         f"{parameters['kept']:,}",
         f"{statistics.mean(scores):.3f}{spread}",
         str(len(scores)),
-        f"{statistics.median(row['examples_per_second'] for row in final):.0f}",
+        f"{statistics.median(row['examples_per_second'] for row in timed or final):.0f}",
         f"{max(row['peak_memory_bytes'] for row in final) / 2**30:.2f}",
     ]
 
