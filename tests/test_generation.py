@@ -95,7 +95,7 @@ def test_the_loss_is_that_of_the_whole_model_with_labels_on_the_target_alone(fam
     model = made(family, ("lora",), folder)
     encoded = model.encode(examples_of(tmp_path), "lora")
     model.attached.disabled()
-    found = model.speaker.losses([(row, []) for row in encoded.rows], 3, model.problem)
+    found = model.speaker.losses([(row, []) for row in encoded.rows], 3)
     for row, loss in zip(encoded.rows, found.tolist(), strict=True):
         ids, answer = torch.tensor([row.ids]), torch.tensor([row.answer])
         if model.attached.sites.encoder_decoder:

@@ -14,7 +14,6 @@ from graftlm.sites import Attached
 from graftlm.tasks import Features, Guessed, LanguageHead, Problem, Written, collate, read_places
 from graftlm.training import sorted_batches
 
-MOST_LOGITS = 1 << 26  # numbers of one evaluated batch: a quarter of a GB in fp32
 Rows = Sequence[tuple[Features, list[int]]]
 """Features, and the virtual tokens' ids in front of each."""
 
@@ -45,6 +44,11 @@ class Speaker:
         with self.head.reading(places):
             return self.attached(**batch, use_cache=False).logits
 
+    def batch_losses(self, rows: Rows, goals: Tensor) -> Tensor:
+        """The loss (b) of each row's answer, goals (b w); a route must be in force."""
+        batch, places = self._taught(rows)
+        return self.head.losses(places, goals, lambda: self.attached(**batch, use_cache=False).logits)
+
     def _taught(self, rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
         """The batch with the answers behind the prompts, or before the decoder, and where they are foreseen (b w)."""
         device, pad = self.attached.device, self.base.pad_id
@@ -66,30 +70,23 @@ class Speaker:
         places = torch.nn.utils.rnn.pad_sequence(spans, batch_first=True, padding_value=-1)
         return batch, places.to(device)
 
-    def losses(
-        self, rows: Rows, size: int, problem: Problem, reporter: Reporter | None = None, title: str = ""
-    ) -> Tensor:
+    def losses(self, rows: Rows, size: int, reporter: Reporter | None = None, title: str = "") -> Tensor:
         """The loss of each row's answer (rows), on the CPU; not a number where there is none."""
         found = torch.full((len(rows),), torch.nan)
         known = [place for place, (row, _) in enumerate(rows) if row.answer]
-        longest = max((len(rows[place][0].answer or ()) for place in known), default=1)
-        size = max(1, min(size, MOST_LOGITS // (longest * self.attached.sites.vocabulary)))
         with (reporter or Silent()).progress(title, len(known), unit="examples") as progress:
             for part in sorted_batches([rows[place][0].length for place in known], size):
                 batch = [known[place] for place in part]
-                found[batch] = self._batch_losses([rows[place] for place in batch], problem)
+                own = [rows[place] for place in batch]
+                goals = [torch.tensor(row.answer) for row, _ in own]
+                wanted = torch.nn.utils.rnn.pad_sequence(goals, batch_first=True, padding_value=-100)
+                found[batch] = self.batch_losses(own, wanted.to(self.attached.device)).float().cpu()
                 progress.advance(len(batch))
         return found
 
-    def _batch_losses(self, rows: Rows, problem: Problem) -> Tensor:
-        logits = self.logits(rows).float()
-        goals = [torch.tensor(row.answer) for row, _ in rows]
-        wanted = torch.nn.utils.rnn.pad_sequence(goals, batch_first=True, padding_value=-100)
-        return problem.module.loss(logits, wanted.to(logits.device)).cpu()
-
     def write(self, rows: Rows, run: str, size: int, problem: Problem, reporter: Reporter, title: str) -> Written:
         """The texts that one run writes behind each row, and the losses of the rows' own answers."""
-        losses = self.losses(rows, size, problem, reporter, title)
+        losses = self.losses(rows, size, reporter, title)
         best, beams = problem.options.best, problem.options.beams
         texts: list[list[str]] = [[] for _ in rows]
         scores: list[list[float]] = [[] for _ in rows]
@@ -98,7 +95,7 @@ class Speaker:
             for number, batch in enumerate(batches):
                 own = [rows[place] for place in batch]
                 found = self._generated(own, problem, (self.attached.seeds[run] << 20) + number)
-                values = self._scored(own, found, size, problem) if best > 1 else [0.0] * len(own)
+                values = self._scored(own, found, size, best) if best > 1 else [0.0] * len(own)
                 for index, place in enumerate(batch):
                     part = range(index * best, (index + 1) * best)
                     order = sorted(part, key=lambda at, values=values: -values[at])
@@ -107,13 +104,13 @@ class Speaker:
                 progress.advance(len(batch))
         return Written(losses, texts, scores if best > 1 else ())
 
-    def _scored(self, rows: Rows, found: Sequence[list[int]], size: int, problem: Problem) -> list[float]:
+    def _scored(self, rows: Rows, found: Sequence[list[int]], size: int, best: int) -> list[float]:
         """The mean log-probability of a token of each of the answers, `best` for each row."""
-        many = [row for row in rows for _ in range(problem.options.best)]
+        many = [row for row in rows for _ in range(best)]
         again = [
             (Features(row.ids, None, answer=ids), virtual) for (row, virtual), ids in zip(many, found, strict=True)
         ]
-        return (-self.losses(again, size, problem)).tolist()
+        return (-self.losses(again, size)).tolist()
 
     def _text(self, ids: list[int]) -> str:
         ids = ids[:-1] if ids[-1:] == [self.end] else ids
@@ -149,12 +146,28 @@ class Speaker:
         return ids[: ids.index(self.end) + 1] if self.end in ids else ids
 
 
-def masked_logits(attached: Attached, head: LanguageHead, rows: Rows, pad: int) -> Tensor:
-    """The logits (b w v) at the places that each row is read at; a route must be in force."""
-    places = read_places([(row, len(virtual)) for row, virtual in rows], attached.device)
-    batch = collate(rows, pad, attached.device)
-    with head.reading(places):
-        return attached(**batch).logits
+@dataclass(frozen=True)
+class Guesser:
+    """A base with runs that guesses words by its LM head, at the places that each row is read at."""
+
+    attached: Attached
+    head: LanguageHead
+    pad: int
+
+    def logits(self, rows: Rows) -> Tensor:
+        """The logits (b w v); a route must be in force."""
+        batch, places = self._read(rows)
+        with self.head.reading(places):
+            return self.attached(**batch).logits
+
+    def batch_losses(self, rows: Rows, goals: Tensor) -> Tensor:
+        """The loss (b) of each row's words, goals (b w); a route must be in force."""
+        batch, places = self._read(rows)
+        return self.head.losses(places, goals, lambda: self.attached(**batch).logits)
+
+    def _read(self, rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
+        places = read_places([(row, len(virtual)) for row, virtual in rows], self.attached.device)
+        return collate(rows, self.pad, self.attached.device), places
 
 
 def guess(

@@ -15,10 +15,11 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig
+from graftlm.kernels.cross_entropy import UNREAD
 from graftlm.methods import MethodConfig, attach
 from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
-from graftlm.recipes._language import Speaker, guess, masked_logits
+from graftlm.recipes._language import Guesser, Speaker, guess
 from graftlm.recipes._room import room_for, virtual_of
 from graftlm.sites import Attached, row_keys
 from graftlm.tasks import (
@@ -69,6 +70,12 @@ class TaskModel:
         return Speaker(self.base, self.attached, self.head)
 
     @property
+    def _language(self) -> Speaker | Guesser:
+        """What runs the model with its LM head."""
+        assert isinstance(self.head, LanguageHead)
+        return self.speaker or Guesser(self.attached, self.head, self.base.pad_id)
+
+    @property
     def task(self) -> ModuleType:
         """Where the task's functions are."""
         return self.problem.module
@@ -105,16 +112,9 @@ class TaskModel:
     def forward(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None = None) -> Tensor:
         """Each run's features, run after run -> logits (rows outputs), or (rows places outputs), in that order."""
         device = self.attached.device
-        named = [(run, part) for run, own in rows.items() for features in own for part in features.parts]
-        flat = [(features, self.virtual[run]) for run, features in named]
-        if len(self.attached.runs) == 1:
-            self.attached.route(self.attached.runs[0], keys)
-        else:
-            self.attached.route([run for run, _ in named], keys)
-        if self.speaker is not None:
-            return self.speaker.logits(flat)
+        flat = self._routed(rows, keys)
         if isinstance(self.head, LanguageHead):
-            return masked_logits(self.attached, self.head, flat, self.base.pad_id)
+            return self._language.logits(flat)
         batch = collate(flat, self.base.pad_id, device)
         if self.attached.sites.encoder_decoder:
             batch |= self._decoder_inputs([features for features, _ in flat], device)
@@ -140,6 +140,15 @@ class TaskModel:
         sizes = [len(features.parts) for own in rows.values() for features in own]
         return pad_sequence(list(self.head(hidden, real).split(sizes)), batch_first=True)
 
+    def _routed(self, rows: Mapping[str, Sequence[Features]], keys: Tensor | None) -> list[tuple[Features, list[int]]]:
+        """All that goes through the model, run after run, with its virtual tokens; puts its route in force."""
+        named = [(run, part) for run, own in rows.items() for features in own for part in features.parts]
+        if len(self.attached.runs) == 1:
+            self.attached.route(self.attached.runs[0], keys)
+        else:
+            self.attached.route([run for run, _ in named], keys)
+        return [(features, self.virtual[run]) for run, features in named]
+
     def _decoder_inputs(self, rows: Sequence[Features], device: torch.device) -> dict[str, Tensor]:
         """The same texts one place to the right, as the families' own classifiers give them to the decoder."""
         start: int = self.attached.sites.config.decoder_start_token_id
@@ -157,8 +166,13 @@ class TaskModel:
         """The loss of each example that a step takes of each run, by run."""
         keys = [row_keys(self.attached.seeds[run], steps[run], _names(own, features[run])) for run, own in rows.items()]
         chosen = {run: [features[run][index] for index in own] for run, own in rows.items()}
-        logits = self.forward(chosen, torch.cat(keys).to(self.attached.device))
-        parts = logits.split([len(own) for own in rows.values()])
+        named, sizes = torch.cat(keys).to(self.attached.device), [len(own) for own in rows.values()]
+        if isinstance(self.head, LanguageHead):
+            goals = [goal for run, own in rows.items() for goal in targets[run][list(own)]]
+            wanted = pad_sequence(goals, batch_first=True, padding_value=UNREAD).to(self.attached.device)
+            each = self._language.batch_losses(self._routed(chosen, named), wanted)
+            return dict(zip(rows, each.split(sizes), strict=True))
+        parts = self.forward(chosen, named).split(sizes)
         return {
             run: self._loss(part, targets[run][list(own)].to(part.device))
             for (run, own), part in zip(rows.items(), parts, strict=True)
@@ -209,7 +223,7 @@ class TaskModel:
         rows = [(row, self.virtual[run]) for row in encoded.rows]
         with torch.inference_mode():
             if loss_alone:
-                return Written(self.speaker.losses(rows, size, self.problem, reporter, title))
+                return Written(self.speaker.losses(rows, size, reporter, title))
             return self.speaker.write(rows, run, size, self.problem, reporter, title)
 
     def gates(self, features: Sequence[Features], run: str, size: int, reporter: Reporter) -> dict[str, Tensor]:

@@ -1,15 +1,19 @@
 """The base's own LM head, run at the places that are read and nowhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from graftlm.core.errors import UserError
 from graftlm.core.settings import HeadConfig
+from graftlm.kernels.cross_entropy import UNREAD, cross_entropy
 from graftlm.sites import Attached
 from graftlm.tasks._head import must_train
+from graftlm.tasks._token_loss import language_loss
 
 
 class LanguageHead:
@@ -26,19 +30,52 @@ class LanguageHead:
             raise UserError(f"head.{name} = {getattr(config, name)}, but this task uses the model's own LM head")
         must_train(attached)
         self._attached = attached
+        self._last: bool | None = None  # whether the family does nothing behind its LM head
+
+    @property
+    def _layer(self) -> Any:
+        return self._attached.base.get_output_embeddings()  # pyright: ignore[reportCallIssue]
 
     @contextmanager
-    def reading(self, places: Tensor) -> Iterator[None]:
-        """Inside, the model's logits are (b w v), those at `places` (b w), where −1 stands for any place."""
-        layer: Any = self._attached.base.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    def reading(self, places: Tensor, first: int | None = None) -> Iterator[list[Tensor]]:
+        """Inside, the model's logits are (b w v), those at `places` (b w), where −1 stands for any place.
+
+        Gives a list of what the LM head was given there (b w d). `first`: logits of so many places alone.
+        """
+        found: list[Tensor] = []
 
         def gathered(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             hidden = args[0]
             index = places.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
-            return (hidden.gather(1, index), *args[1:])
+            found.append(hidden.gather(1, index))
+            return (found[-1][:, :first], *args[1:])
 
-        hook = layer.register_forward_pre_hook(gathered)
+        hook = self._layer.register_forward_pre_hook(gathered)
         try:
-            yield
+            yield found
         finally:
             hook.remove()
+
+    def losses(self, places: Tensor, goals: Tensor, forward: Callable[[], Tensor]) -> Tensor:
+        """The mean cross-entropy (b) of each row at `places` (b w), goals (b w'), −100 where nothing is learned.
+
+        `forward` runs the model and gives its logits. They are never held for all places at once, but where a family
+        changes them behind its LM head.
+        """
+        goals = functional.pad(goals[:, : places.shape[1]], (0, max(0, places.shape[1] - goals.shape[1])), value=UNREAD)
+        with self.reading(places, None if self._last is False else 1) as found:
+            logits = forward()
+        layer, hidden = self._layer, found.pop()
+        if self._last is None:
+            with torch.no_grad():
+                self._last = torch.allclose(layer(hidden[:, :1]), logits, rtol=1e-3, atol=1e-4)
+            if not self._last:
+                return self.losses(places, goals, forward)
+        if not self._last:
+            return language_loss(logits, goals)
+        return cross_entropy(hidden, goals, layer, frozen=not _trained(layer))
+
+
+def _trained(layer: nn.Module) -> bool:
+    """Whether a layer is trained, or anything acts on it."""
+    return not isinstance(layer, nn.Linear) or any(parameter.requires_grad for parameter in layer.parameters())

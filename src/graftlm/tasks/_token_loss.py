@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-UNREAD = -100  # the goal of a place that stands for nothing
+from graftlm.kernels.cross_entropy import UNREAD, reference
 
 
 def goals_of(rows: list[Tensor]) -> Tensor:
@@ -22,9 +22,6 @@ def token_loss(logits: Tensor, goals: Tensor) -> Tensor:
 
 
 def language_loss(logits: Tensor, goals: Tensor) -> Tensor:
-    """The same as `token_loss` in a layout for many classes: logits (b w v), goals (b w') -> (b)."""
+    """The same as `token_loss` over a vocabulary: logits (b w v), goals (b w') -> (b)."""
     width = min(logits.shape[1], goals.shape[1])
-    goals, logits = goals[:, :width], logits[:, :width]
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    each = functional.cross_entropy(logits.flatten(0, 1), goals.flatten(), ignore_index=UNREAD, reduction="none")
-    return each.view(goals.shape).sum(1) / (goals != UNREAD).sum(1).clamp(min=1)
+    return reference(logits[:, :width], goals[:, :width])
