@@ -119,10 +119,11 @@ def import_peft(
     model: str | None = None,
     task: str | None = None,
     labels: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Reads an adapter that PEFT wrote into a run's folder, and gives that."""
-    return _import.import_peft(folder, out, model=model, task=task, labels=labels, reporter=reporter)
+    """Reads an adapter that PEFT wrote into a run's folder, and gives that; `options` are those of its task."""
+    return _import.import_peft(folder, out, model=model, task=task, labels=labels, options=options, reporter=reporter)
 
 
 def compare(

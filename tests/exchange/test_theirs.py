@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import graftlm
 import tiny
@@ -234,6 +234,30 @@ def test_an_adapter_of_a_causal_model_gives_its_logits_on_it(family: str, kind: 
         expected = theirs(**tiny.padded([row])).logits[0, -len(row) :]
     found = attached(tiny.model(family, lm=True), tmp_path / "theirs")
     torch.testing.assert_close(tiny.outputs(found, ["theirs"], [row])[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "LORA"), ("gpt2", "PREFIX_TUNING"), ("t5", "LORA")])
+def test_an_adapter_of_a_language_model_becomes_a_run_that_writes(family: str, kind: str, tmp_path: Path) -> None:
+    base = saved(tiny.model(family, lm=True), tmp_path / "base")
+    both = family in tiny.ENCODER_DECODER
+    load: Any = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+    kinds = {"LORA": peft.LoraConfig, "PREFIX_TUNING": peft.PrefixTuningConfig}
+    options = {"target_modules": PAIRS[family]} if kind == "LORA" else {"num_virtual_tokens": 3}
+    config = kinds[kind](task_type="SEQ_2_SEQ_LM" if both else "CAUSAL_LM", **options)
+    theirs = shaken(peft.get_peft_model(load.from_pretrained(base).eval(), config)).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    run = graftlm.import_peft(
+        tmp_path / "theirs", tmp_path / "run", options={"prompt": "{text} is", "max_new_tokens": 5}
+    )
+    predictor = graftlm.load(run)
+    found = predictor.model.forward({"run": [Features([4, 9, 5, 7], None, answer=[20, 31, 2])]})[0]
+    decoder = {"decoder_input_ids": torch.tensor([[0, 20, 31]])} if both else {}
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([[4, 9, 5, 7] + [20, 31] * (not both)]), **decoder).logits[0, -3:]
+    torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-5)
+    assert len(predictor.predict([TEXTS[0]])) == 1
+    graftlm.export_peft(run, tmp_path / "again")
+    assert json.loads((tmp_path / "again/adapter_config.json").read_text())["task_type"] == config.task_type
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "llama", "t5"])

@@ -18,6 +18,8 @@ from graftlm.recipes.predict import RUN
 from graftlm.sites import Tokens
 from graftlm.tasks import SequenceHead, head_keys
 
+LANGUAGE = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+
 
 def import_peft(
     folder: str | Path,
@@ -26,11 +28,13 @@ def import_peft(
     model: str | None = None,
     task: str | None = None,
     labels: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Writes `out/adapter` from a PEFT folder with a classifier, and gives `out`.
+    """Writes `out/adapter` from a PEFT folder with a classifier, or for a model with an LM head, and gives `out`.
 
-    `model` is the folder's own base unless given. `task` is classification, or regression where there is one output.
+    `model` is the folder's own base unless given. `task` is classification, or regression where there is one output;
+    of a CAUSAL_LM or SEQ_2_SEQ_LM folder it is generation, whose `options`, as {"prompt": …}, PEFT does not keep.
     PEFT keeps no labels: without `labels` they are "0", "1", … Everything that would change results and that we
     cannot say is refused by name; nothing is written then.
     """
@@ -39,22 +43,21 @@ def import_peft(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty; name another folder")
     body, tensors = load_peft(source)
-    if task is None and body.get("task_type") not in ("SEQ_CLS", None):
-        raise UserError(
-            f"{source} is an adapter for {body['task_type']}, and a run is for classification or regression; in "
-            "Python, graftlm.methods.from_peft reads it for a model of your own"
-        )
-    base = load_base(_model(body, model, source))
+    speaks = _speaks(body, task, source)
+    base = load_base(_model(body, model, source), head="lm" if speaks else None)
     theirs = methods.from_peft(body, tensors, base.sites())
     for note in theirs.notes:
         reporter.line(note)
-    outputs = _outputs(theirs.rest, base)
-    task = task or ("regression" if outputs == 1 else "classification")
-    chosen = _labels(task, labels, outputs, reporter)
+    task, chosen = ("generation", ()) if speaks else _decides(theirs, base, task, labels, reporter)
+    if speaks and labels:
+        raise UserError(f"labels = {', '.join(labels)}, but generation has none")
+    problem = tasks.parse(options or {}, task, chosen)
     form = method_form(theirs.config, base.sites())
-    head = HeadConfig(pooling=_pooling(theirs.config, base))
-    built = build(base, {RUN: theirs.config}, head, tasks.parse({}, task, chosen), {RUN: 0})
-    ours = {**theirs.tensors, **_head(theirs.rest, built, reporter)}
+    head = HeadConfig() if speaks else HeadConfig(pooling=_pooling(theirs.config, base))
+    built = build(base, {RUN: theirs.config}, head, problem, {RUN: 0})
+    keys = {} if speaks else _head_keys(built, theirs.rest)
+    _only(theirs.rest, keys, built, reporter)
+    ours = {**theirs.tensors, **{name: theirs.rest[path] for name, path in keys.items()}}
     built.attached.load(RUN, ours)
     card = Card(
         task=task,
@@ -66,9 +69,32 @@ def import_peft(
         fingerprint=base.fingerprint,
         max_length=built.limits[RUN],
         seed=0,
+        options=built.problem.options.model_dump(mode="json"),
     )
     save_adapter(target / "adapter", card, ours, run_form(form, built, head))
     return target
+
+
+def _speaks(body: Mapping[str, Any], task: str | None, source: Path) -> bool:
+    """Whether the folder is for a model with its LM head; refuses a kind of which no task is made here."""
+    kind = body.get("task_type")
+    if task is not None:
+        return task == "generation"
+    if kind not in ("SEQ_CLS", None, *LANGUAGE):
+        raise UserError(
+            f"{source} is an adapter for {kind}, and a run is for classification, regression or generation; in "
+            "Python, graftlm.methods.from_peft reads it for a model of your own"
+        )
+    return kind in LANGUAGE
+
+
+def _decides(
+    theirs: methods.Theirs, base: Base, task: str | None, labels: Sequence[str], reporter: Reporter
+) -> tuple[str, tuple[str, ...]]:
+    """The task of a folder with a classifier, and its labels."""
+    outputs = _outputs(theirs.rest, base)
+    task = task or ("regression" if outputs == 1 else "classification")
+    return task, _labels(task, labels, outputs, reporter)
 
 
 def _model(body: Mapping[str, Any], model: str | None, source: Path) -> str:
@@ -96,7 +122,9 @@ def _outputs(rest: Mapping[str, Tensor], base: Base) -> int:
 def _labels(task: str, labels: Sequence[str], outputs: int, reporter: Reporter) -> tuple[str, ...]:
     if task not in ("classification", "regression"):
         tasks.task(task)  # an unknown name is refused with the nearest
-        raise UserError(f"an adapter of PEFT's cannot be read for {task}; classification and regression can")
+        raise UserError(
+            f"an adapter of PEFT's cannot be read for {task}; classification, regression and generation can"
+        )
     if task == "regression":
         if labels:
             raise UserError(f"labels = {', '.join(labels)}, but regression has none")
@@ -118,8 +146,8 @@ def _pooling(method: methods.MethodConfig, base: Base) -> Any:
     return "virtual" if prompted and sites.head is not None and sites.head.pool != "last" else "default"
 
 
-def _head(rest: Mapping[str, Tensor], model: TaskModel, reporter: Reporter) -> dict[str, Tensor]:
-    """The head's tensors by our names; others must be the base's own, which PEFT stores beside an embedding's LoRA."""
+def _head_keys(model: TaskModel, rest: Mapping[str, Tensor]) -> Mapping[str, str]:
+    """The parameters of the family's classifier by our names."""
     sites = model.attached.sites
     assert sites.head is not None
     assert isinstance(model.head, SequenceHead)
@@ -130,17 +158,22 @@ def _head(rest: Mapping[str, Tensor], model: TaskModel, reporter: Reporter) -> d
             f"the adapter's file lacks {missing[0]}, which the base does not have either, so it was random when the "
             "adapter was trained; save it with modules_to_save in PEFT"
         )
-    own = dict(model.attached.sites.model.state_dict())
+    return keys
+
+
+def _only(rest: Mapping[str, Tensor], keys: Mapping[str, str], model: TaskModel, reporter: Reporter) -> None:
+    """Refuses what is neither the head's nor the base's own, which PEFT stores beside an embedding's LoRA."""
+    sites = model.attached.sites
+    own = dict(sites.model.state_dict())
     for path in sorted(rest.keys() - set(keys.values())):
         name = path.removeprefix(sites.class_prefix)
-        frozen = next((own[key] for key in (name, _hosted(name)) if key in own), None)
+        frozen = next((own[key] for key in (name, path, _hosted(name), _hosted(path)) if key in own), None)
         if frozen is None or frozen.shape != rest[path].shape or not torch.equal(frozen.float(), rest[path].float()):
             raise UserError(
                 f"the adapter's file holds {path}, trained anew beside the method; a run has no place for it: merge it "
                 "into the base in PEFT first"
             )
         reporter.line(f"{path} is the base's own and is not kept")
-    return {name: rest[path] for name, path in keys.items()}
 
 
 def _hosted(name: str) -> str:
