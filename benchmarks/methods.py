@@ -12,9 +12,7 @@ benchmark may be killed and started anew.
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,9 +21,10 @@ from typing import Any
 
 from rates import Entry, entries
 from report import best_rate, of, report
+from rows import Row, Rows, processor
 
 from graftlm.core.errors import UserError, unknown
-from graftlm.core.files import write_jsonl, write_text
+from graftlm.core.files import write_text
 from graftlm.core.registry import facts
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +32,6 @@ SETS = ("sst2", "snli", "trec")
 SEARCH_SEED = 0  # of the runs that choose a rate
 TIMED_STEPS = 30
 SUBSET_SEED = 0
-Row = dict[str, Any]
 
 
 def main() -> int:
@@ -73,7 +71,7 @@ def benchmark(options: argparse.Namespace) -> int:
     settings |= {"validation": options.validation, "precision": options.precision}
     settings |= {"epochs": options.epochs, "max_steps": options.max_steps}
     options.to.parent.mkdir(parents=True, exist_ok=True)
-    rows = Rows(options.to.with_suffix(".jsonl"), settings)
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, Path(__file__))
     with tempfile.TemporaryDirectory() as work:
         sets = list(_subsets(options, Path(work)))
         for name, folder in sets:
@@ -115,39 +113,6 @@ def _subsets(options: argparse.Namespace, work: Path) -> Iterator[tuple[str, Pat
                 continue  # then validation is reported on
             (work / name / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
         yield name, work / name
-
-
-class Rows:
-    """The measured runs in a file, those of other settings included; `mine` are those of this benchmark's."""
-
-    def __init__(self, path: Path, settings: Row):
-        self.path, self.settings, self.failed = path, settings, 0
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        self.all: list[Row] = [json.loads(line) for line in text.splitlines()]
-
-    def mine(self) -> list[Row]:
-        return [row for row in self.all if {key: row["job"][key] for key in self.settings} == self.settings]
-
-    def measured(self, job: Row, folder: Path) -> Row | None:
-        """A run's row: from the file, or run now and written; None where it failed, so that it is tried again."""
-        job = json.loads(json.dumps(self.settings | job))
-        for row in self.all:
-            if row["job"] == job:
-                return row
-        said = f"{job['set']} {job['label']} at {job['rate']:g}, seed {job['seed']}"
-        print(said, end=": ", flush=True)
-        command = [sys.executable, __file__, "--one", json.dumps({**job, "folder": str(folder)})]
-        quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
-        if done.returncode:
-            self.failed += 1
-            print(f"failed with {done.returncode}\n{done.stderr[-2000:]}", flush=True)
-            return None
-        row = {"job": job, **json.loads(done.stdout.splitlines()[-1])}
-        self.all.append(row)
-        write_jsonl(self.path, self.all)
-        print(row.get("refused") or f"validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
-        return row
 
 
 def _measure_all(rows: Rows, name: str, folder: Path, label: str, entry: Entry, seeds: int) -> None:
@@ -207,20 +172,8 @@ def one(job: Row) -> Row:
         "seconds": round(run.seconds, 1),
         "peak_memory_bytes": run.record["peak_memory_bytes"],
         "versions": run.record["versions"],
-        "processor": _processor(),
+        "processor": processor(),
     }
-
-
-def _processor() -> str:
-    """The processor's name and the threads that ran on it."""
-    import platform
-
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def runs(methods: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         refused = {"refused": "no prefix here"} if job["label"] == "prefix" else row
         return SimpleNamespace(returncode=0, stdout=json.dumps(refused) + "\n", stderr="")
 
-    monkeypatch.setattr(methods, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(importlib.import_module("rows"), "subprocess", SimpleNamespace(run=run))
     return started
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_fails_leaves_no_row_and_a_code(
     methods: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = SimpleNamespace(returncode=1, stdout="", stderr="out of memory")
-    monkeypatch.setattr(methods, "subprocess", SimpleNamespace(run=lambda *_, **__: failed))
+    monkeypatch.setattr(importlib.import_module("rows"), "subprocess", SimpleNamespace(run=lambda *_, **__: failed))
     assert _go(methods, folder, monkeypatch, "--methods", "ia3", "lora", "--sets", "sst2") == 1
     assert "out of memory" in capsys.readouterr().out
     assert not (folder / "out" / "results.jsonl").exists()
