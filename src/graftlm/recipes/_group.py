@@ -21,7 +21,7 @@ from graftlm.recipes._saved import save
 from graftlm.recipes._schedule import Group
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._tested import Test, tested
-from graftlm.training import Halted, Keeping, Outcome, Plan, Snapshot, only, steps_of, timed, train
+from graftlm.training import Halted, Keeping, Outcome, Plan, Snapshot, first_line, only, steps_of, timed, train
 
 STATES = "groups"  # where the checkpoints of groups are, a folder each
 EVALUATING = 1.15  # of a training's seconds, with its evaluations
@@ -158,9 +158,14 @@ class Training:
         folder = self._folders[name]
         try:
             save(job, folder, outcome, record, self.own.reporter, lambda job: self._found(job, folder))
-        except UserError as error:
-            if not outcome.failed or isinstance(error, Unwritable):
+        except Exception as error:
+            if isinstance(error, Unwritable):
                 raise
+            folder.check()
+            if not (outcome.failed and isinstance(error, UserError)):  # the run was trained; what came after failed
+                why = f"at the end: {type(error).__name__}: {first_line(error)}"
+                folder.end({**record, "steps": outcome.steps, "stopped": why}, "failed")
+                error = UserError(f'run "{name}" failed {why}')
             self.own.reporter.warn(str(error))
         self._open.pop(name).close()
 

@@ -15,6 +15,7 @@ from graftlm.core.reporter import Silent
 from graftlm.core.results import EXAMPLES, TESTED
 from graftlm.recipes._origin import fingerprint
 from graftlm.recipes._run import Job, Run
+from graftlm.recipes._watched import shrinking
 from graftlm.tasks import Encoded, TaskData
 
 LONG = 400  # characters of a text that a report may show
@@ -50,8 +51,8 @@ def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:
         return {}
     model, name = job.model, job.run.name
     encoded = model.encode(test.examples, name, job.max_length)
-    size = job.run.config.training.eval_batch_size
-    found = model.answer(encoded, name, size, Silent(), "test")
+    most = job.run.config.training.eval_batch_size
+    found, size = shrinking(lambda rows: model.answer(encoded, name, rows, Silent(), "test"), most)
     metrics = model.metrics(found, encoded)
     if not_finite(metrics):
         return {}
