@@ -207,3 +207,42 @@ def test_a_run_that_cannot_be_tested_is_reported_and_its_neighbours_are_stored(
     found = graftlm.compare(**_options(world, tmp_path / "c", [_method("lora"), _method("bitfit")]))
     states = {row["state"]: row["stopped"] for row in found.rows}
     assert states == {"failed": "at the end: ZeroDivisionError: division by zero", "done": "done"}
+
+
+def test_the_plan_holds_memory_and_minutes_of_all_groups_before_anything_is_trained(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, timings, out = grouping.timed, [], tmp_path / "c"
+
+    def timed(*given: Any, **options: Any) -> Any:
+        timings.append(list(given[1]))
+        return real(*given, **options)
+
+    class Hearing(Killing):
+        """Notes what is said, and the plan as it is when the first training begins."""
+
+        def __init__(self) -> None:
+            super().__init__(-1)
+            self.said: list[str] = []
+            self.groups: list[Any] = []
+
+        def line(self, text: str) -> None:
+            self.said.append(text)
+
+        def advance(self, steps: int = 1, **numbers: float | str) -> None:
+            self.groups = self.groups or read_json(out / "plan.json", "plan")["groups"]
+
+    monkeypatch.setattr(grouping, "timed", timed)
+    hearing = Hearing()
+    methods = [_method("lora"), _method("bitfit"), _method("full"), _method("lora", {"gradient_checkpointing": True})]
+    values = _options(world, out, methods, save_steps=1) | {"seeds": 2}
+    graftlm.compare(**values, reporter=hearing)
+    assert sorted(map(len, timings)) == [1, 2, 4]  # the second full fine-tuning is like the first
+    assert [len(group["runs"]) for group in hearing.groups] == [4, 2, 1, 1]
+    assert all(group["minutes"] > 0 and group["memory"] > 0 and group["together"] for group in hearing.groups)
+    assert hearing.groups[2]["minutes"] == pytest.approx(hearing.groups[3]["minutes"])
+    plan = [text for text in hearing.said if "at once, about" in text or "MB beside the base" in text]
+    assert len(plan) == 4
+    assert all(text.endswith("minutes") for text in plan)
+    total = next(text for text in hearing.said if text.startswith("8 runs in 4 groups, about "))
+    assert hearing.said.index(total) < hearing.said.index("group 1 of 4: 4 runs")

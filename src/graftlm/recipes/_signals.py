@@ -2,9 +2,17 @@
 
 import signal
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopping(Protocol):
+    """What says whether a training is to stop, and by which signal."""
+
+    signal: int | None
+
+    def asked(self) -> bool: ...
 
 
 class Stopper:

@@ -16,7 +16,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.results import results
 from graftlm.core.settings import FitConfig
 from graftlm.recipes._group import Comparing
-from graftlm.recipes._planned import Planned
+from graftlm.recipes._planned import Here, Planned
 from graftlm.recipes._run import Run, read
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
@@ -52,7 +52,7 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
         sweep(out)
         write_json(out / CONFIG, config.model_dump(mode="json"))
         own = Comparing(out, lock, test_of(first[0], out), stopper, reporter)
-        plan = Planned(own, config.together, kept(out) if resume else [])
+        plan = Planned(own, config.together, kept(out) if resume else [], Here(own))
         if trials is None:
             plan.train(first, base)
         else:
