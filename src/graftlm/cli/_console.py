@@ -1,5 +1,6 @@
 """How the command line speaks: bars and tables on a terminal, plain lines elsewhere, results alone when quiet."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from graftlm.core.reporter import Progress as Bar
+from graftlm.core.reporter import Reporter, Silent
 
 EVERY = 5.0  # seconds between plain lines of progress
 SHORT = 2.0  # seconds below which a finished bar leaves no plain line
@@ -66,6 +68,11 @@ class ConsoleReporter:
             lines = _Lines(self, title, total, unit)
             yield lines
             lines.close()
+
+
+def reporter(*, quiet: bool) -> Reporter:
+    """What speaks on the terminal; of several processes of one run only the main one does."""
+    return Silent() if int(os.environ.get("RANK", "0")) else ConsoleReporter(quiet=quiet)
 
 
 def _is_number(cell: str) -> bool:

@@ -69,6 +69,18 @@ def read(name: str, config: FitConfig, reporter: Reporter, data: TaskData | None
     return Run(name, config, methods.with_labels(method, data.labels), problem, data)
 
 
+def read_all(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
+    """All runs, checked; runs on the same examples share them."""
+    loaded: dict[str, TaskData] = {}
+    found = []
+    for name, own in configs.items():
+        key = own.data.model_dump_json()
+        run = read(name, own, reporter, loaded.get(key))
+        loaded[key] = run.data
+        found.append(run)
+    return found
+
+
 def selects(method: methods.MethodConfig, sites: Sites) -> bool:
     """Whether a method trains the base itself, and so shares it with no other run."""
     return any(isinstance(act, Select) for act in methods.acts(method, sites))

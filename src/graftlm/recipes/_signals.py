@@ -10,9 +10,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stopping(Protocol):
     """What says whether a training is to stop, and by which signal."""
 
-    signal: int | None
+    @property
+    def signal(self) -> int | None: ...
 
     def asked(self) -> bool: ...
+
+
+class Never:
+    """Says that it is not."""
+
+    signal = None
+
+    def asked(self) -> bool:
+        return False
 
 
 class Stopper:

@@ -34,15 +34,19 @@ class Test:
         return self.data.splits["test"]
 
 
-def test_of(run: Run, out: Path) -> Test | None:
-    """The test split, if there is one; its texts and true answers are written beside the runs."""
+def test_of(run: Run) -> Test | None:
+    """The test split, if there is one."""
     config = run.config.data
     if "test" not in tasks.locate(config, None).found:
         return None
     data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels)
-    rows = [_said(example, run.problem.labels) for example in data.splits["test"]]
-    write_jsonl(out / EXAMPLES, rows)
     return Test(data, fingerprint(data))
+
+
+def keep_test(test: Test | None, out: Path) -> None:
+    """Writes the texts of the test split and their true answers beside the runs."""
+    if test is not None:
+        write_jsonl(out / EXAMPLES, [_said(example, test.data.labels) for example in test.examples])
 
 
 def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:

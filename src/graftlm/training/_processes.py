@@ -36,12 +36,14 @@ class Processes:
             return loss
         known = self._sum([float(parameter.grad is not None) for parameter in parameters] + [loss])
         used = [parameter for parameter, count in zip(parameters, known, strict=False) if count]
-        for parameter in used:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradient = parameter.grad.contiguous()
-            torch.distributed.all_reduce(gradient)
-            parameter.grad.copy_(gradient)
+        for own in _by_type(used):
+            gradients = [
+                parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in own
+            ]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            torch.distributed.all_reduce(flat)
+            for parameter, part in zip(own, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+                parameter.grad = part.view_as(parameter)
         return known[-1]
 
     def main(self, seconds: float) -> float:
@@ -64,3 +66,10 @@ class Processes:
         tensor: Tensor = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         torch.distributed.all_reduce(tensor)
         return tensor.tolist()
+
+
+def _by_type(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    found: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        found.setdefault(parameter.dtype, []).append(parameter)
+    return list(found.values())
