@@ -131,7 +131,7 @@ def test_a_real_comparison_ends_where_fits_alone_do(
 @pytest.mark.real
 @pytest.mark.slow
 def test_at_every_state_of_a_real_training_a_run_has_the_gradients_that_it_has_alone() -> None:
-    """In fp64, over eight epochs, a prefix with its MLP among them: each step starts from the same tensors."""
+    """In fp64, over four epochs, a prefix with its MLP among them: each step starts from the same tensors."""
 
     def made(methods: Sequence[str]) -> tuple[dict[str, Job], Losses]:
         values = {
@@ -151,7 +151,7 @@ def test_at_every_state_of_a_real_training_a_run_has_the_gradients_that_it_has_a
     group, losses = made(REAL)
     alone = {name: made([name]) for name in REAL}
     states = {name: start(alone[name][0][name].plan) for name in REAL}
-    for step in range(48):
+    for step in range(24):
         rows = {name: next(state.batches) for name, state in states.items()}
         for name, state in states.items():
             for key, tensor in group[name].plan.parameters.items():
@@ -162,8 +162,10 @@ def test_at_every_state_of_a_real_training_a_run_has_the_gradients_that_it_has_a
         torch.stack([loss.mean() for loss in each.values()]).sum().backward()
         for name, state in states.items():
             for key, tensor in state.plan.parameters.items():
-                assert tensor.grad is not None
-                torch.testing.assert_close(group[name].plan.parameters[key].grad, tensor.grad, atol=1e-12, rtol=1e-9)
+                found = group[name].plan.parameters[key].grad
+                assert (found is None) == (tensor.grad is None)
+                if tensor.grad is not None:
+                    torch.testing.assert_close(found, tensor.grad, atol=1e-12, rtol=1e-9)
             state.optimizer.step()
             state.schedule.step()
             state.optimizer.zero_grad()

@@ -7,14 +7,16 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import graftlm
 from graftlm.core.files import read_json
+from graftlm.recipes import _cluster
 from reliability.commands import wait_for
 from reliability.runs import Killing
 
@@ -124,9 +126,7 @@ class TestReal:
 
         interrupter = threading.Thread(target=interrupt)
         interrupter.start()
-        with pytest.raises(
-            KeyboardInterrupt, match="stopped, and saved; go on with: graftlm compare --resume .* --ray"
-        ):
+        with pytest.raises(KeyboardInterrupt, match=r"^stopped, and saved; go on with: .* --ray"):
             graftlm.compare(**_options(world, out, max_steps=4000), ray=cluster.address)
         interrupter.join()
         assert "running" in _states(out).values()
@@ -139,8 +139,160 @@ class TestReal:
     def test_a_folder_that_a_machine_does_not_see_is_named(
         self, cluster: Any, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from graftlm.recipes import _cluster
-
         monkeypatch.setattr(_cluster, "SHARED", ".elsewhere")
         with pytest.raises(graftlm.UserError, match=r"a machine of the Ray cluster, does not see .*/c; name an --out"):
             graftlm.compare(**_options(world, tmp_path / "c"), ray=cluster.address)
+
+
+class Lost(Exception):
+    """What Ray raises where a machine or a worker is lost."""
+
+
+class Bug(Lost):
+    """What Ray raises for an error of the task itself."""
+
+    cause = ZeroDivisionError("division by zero")
+
+
+class FakeRay:
+    """Machines that do a task when it is waited for; `loses(name, job)` says by which error one is lost instead."""
+
+    def __init__(self, loses: Callable[[str, Any], Exception | None] = lambda name, job: None, machines: int = 2):
+        self.exceptions = SimpleNamespace(RayError=Lost, RayTaskError=Bug)
+        self.loses, self.began, self.machines = loses, list[str](), machines
+        self.closed = False
+
+    def init(self, address: str, **options: Any) -> None:
+        if address != "auto":
+            raise ConnectionError("nobody is there")
+
+    def shutdown(self) -> None:
+        self.closed = True
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"Alive": True, "Resources": {"CPU": 2.0}, "NodeID": str(place)}
+            | {"NodeManagerHostname": f"machine{place}", "NodeManagerAddress": f"10.0.0.{place}"}
+            for place in range(self.machines)
+        ]
+
+    def remote(self, work: Callable[[Any], Any]) -> Any:
+        def begin(job: Any) -> Callable[[], Any]:
+            self.began.append(work.__name__)
+            return lambda: self._done(work, json.loads(json.dumps(job)))
+
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=begin))
+
+    def _done(self, work: Callable[[Any], Any], job: Any) -> Any:
+        error = self.loses(work.__name__, job)
+        if error is not None:
+            raise error
+        return json.loads(json.dumps(work(job)))
+
+    def wait(self, tasks: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Callable[[], Any]) -> Any:
+        return task()
+
+    def cancel(self, task: Any, force: bool) -> None:
+        raise AssertionError("nothing is left to cancel")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRay]:
+    def made(*given: Any, **options: Any) -> FakeRay:
+        ray = FakeRay(*given, **options)
+        strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
+        modules = {"ray": ray, "ray.util.scheduling_strategies": strategies}
+        monkeypatch.setattr(_cluster, "importlib", SimpleNamespace(import_module=modules.__getitem__))
+        return ray
+
+    return made
+
+
+def _quick(world: Path, out: Path) -> dict[str, Any]:
+    values = _options(world, out, max_steps=4, eval_steps=4)
+    return values | {"methods": ["head", "bitfit", {"name": "head", "training": {"batch_size": 2}}]}
+
+
+def test_groups_are_dealt_to_machines_and_one_that_is_lost_is_begun_again(
+    fake: Callable[..., FakeRay], world: Path, tmp_path: Path
+) -> None:
+    lost = iter([None, Lost("node died"), None, None])
+    ray = fake(lambda name, job: next(lost) if name == "train" else None)
+    hearing = Hearing()
+    graftlm.compare(**_quick(world, tmp_path / "c"), ray="auto", reporter=hearing)
+    assert set(_states(tmp_path / "c").values()) == {"done"}
+    groups = read_json(tmp_path / "c/plan.json", "plan")["groups"]
+    assert sorted(len(group["runs"]) for group in groups) == [1, 2]
+    assert all(group["minutes"] > 0 for group in groups)
+    assert ray.began == ["look", "look", "prepare", "train", "train", "train"]
+    assert ray.closed
+    assert any(text.endswith("was lost with its machine; it goes on from its last checkpoint") for text in hearing.said)
+    assert "Ray cluster at auto: 2 machines, 2 groups at once" in hearing.said
+    assert not {".stop", ".shared"} & {path.name for path in (tmp_path / "c").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(Lost(), "group 1 was lost 3 times without getting any further"), (Bug(), "division by zero")],
+)
+def test_a_group_that_cannot_be_trained_leaves_the_others_trained(
+    error: Exception, said: str, fake: Callable[..., FakeRay], world: Path, tmp_path: Path
+) -> None:
+    fake(lambda name, job: error if name == "train" and job["place"] == 0 else None)
+    with pytest.raises(graftlm.UserError, match=f"^{said}; go on with: graftlm compare --resume .*/c --ray auto$"):
+        graftlm.compare(**_quick(world, tmp_path / "c"), ray="auto")
+    group = read_json(tmp_path / "c/plan.json", "plan")["groups"][1]
+    assert {_states(tmp_path / "c")[run] for run in group["runs"]} == {"done"}
+    graftlm.compare(out=str(tmp_path / "c"), resume=True)
+    assert set(_states(tmp_path / "c").values()) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"sees": False},
+            r"machine0 \(10.0.0.0\), a machine of the Ray cluster, does not see .*/c; name an --out",
+        ),
+        ({"version": "0.0.1"}, r"machine0 \(10.0.0.0\) has graftlm 0.0.1, here it is .*; install the same"),
+    ],
+)
+def test_a_machine_that_cannot_take_part_is_named(
+    change: dict[str, Any],
+    said: str,
+    fake: Callable[..., FakeRay],
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake()
+    real = _cluster.look
+
+    def look(job: Any) -> Any:
+        return real(job) | change
+
+    monkeypatch.setattr(_cluster, "look", look)
+    with pytest.raises(graftlm.UserError, match=said):
+        graftlm.compare(**_quick(world, tmp_path / "c"), ray="auto")
+
+
+def test_without_ray_or_a_cluster_one_line_says_what_helps_and_nothing_is_written(
+    fake: Callable[..., FakeRay], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake()
+    with pytest.raises(graftlm.UserError, match=r"^no Ray cluster at 10.0.0.1:6379 \(nobody is there\); start one"):
+        graftlm.compare(**_quick(world, tmp_path / "c"), ray="10.0.0.1:6379")
+    pruned = _quick(world, tmp_path / "c") | {"search": {"space": {"method.rank": [2]}, "pruner": "halving"}}
+    with pytest.raises(graftlm.UserError, match=r'^search.pruner = "halving" watches trials in this process'):
+        graftlm.compare(**pruned | {"methods": ["lora"]}, ray="auto")
+    monkeypatch.setattr(_cluster, "importlib", SimpleNamespace(import_module=missing))
+    with pytest.raises(graftlm.UserError, match=r"^--ray needs Ray; install it with: pip install 'graftlm\[ray\]'$"):
+        graftlm.compare(**_quick(world, tmp_path / "c"), ray="auto")
+    assert not (tmp_path / "c").exists()
+
+
+def missing(name: str) -> Any:
+    raise ImportError(name)

@@ -104,8 +104,8 @@ def _train(
                 stopper.asked,
             )
             outcome = train(losses_of(found), {RUN: plan}, accelerator, reporter, keeping)[RUN]
-            accelerator.end_training()
         record = team.agreed(lambda: save(job, folder, outcome, started, reporter))
+        accelerator.end_training()  # after it the processes cannot speak to each other
     if stopper.signal is not None:
         raise Stopped(f"{folder.path} was done when it was asked to stop", stopper.signal)
     return record

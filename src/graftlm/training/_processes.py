@@ -37,12 +37,9 @@ class Processes:
         known = self._sum([float(parameter.grad is not None) for parameter in parameters] + [loss])
         used = [parameter for parameter, count in zip(parameters, known, strict=False) if count]
         for own in _by_type(used):
-            gradients = [
-                parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in own
-            ]
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            flat = torch.cat([_gradient(parameter).flatten() for parameter in own])
             torch.distributed.all_reduce(flat)
-            for parameter, part in zip(own, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            for parameter, part in zip(own, flat.split([parameter.numel() for parameter in own]), strict=True):
                 parameter.grad = part.view_as(parameter)
         return known[-1]
 
@@ -66,6 +63,10 @@ class Processes:
         tensor: Tensor = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         torch.distributed.all_reduce(tensor)
         return tensor.tolist()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
 
 
 def _by_type(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
