@@ -103,7 +103,8 @@ class _Numbers:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self.said.items()
         ]
-        return ", ".join([*shown, f"{self.examples / max(self.seconds, 1e-9):.0f} examples/s"])
+        rate = [f"{self.examples / max(self.seconds, 1e-9):.0f} examples/s"] if self.examples else []
+        return ", ".join([*shown, *rate])
 
 
 class _RichBar:
@@ -140,7 +141,8 @@ class _Lines:
 
     def _print(self, time_said: str) -> None:
         of = f"/{self._total}" if self._total else ""
-        self._reporter.line(f"{self._title}: {self._done}{of} {self._unit}, {self._said}{time_said}")
+        said = f", {self._said}" if self._said else ""
+        self._reporter.line(f"{self._title}: {self._done}{of} {self._unit}{said}{time_said}")
 
 
 class _Still:

@@ -93,7 +93,8 @@ class Cluster:
         finally:
             remove(path)
         machines = f"{len(able)} machines" if len(able) > 1 else "1 machine"
-        own.reporter.line(f"Ray cluster at {self.address}: {machines}, {self.places} groups at once")
+        groups = f"{self.places} groups" if self.places > 1 else "1 group"
+        own.reporter.line(f"Ray cluster at {self.address}: {machines}, {groups} at once")
 
     def free(self, run: Run) -> int:
         return self._free
@@ -129,7 +130,8 @@ class Cluster:
                     if self._goes_on(place, left[place], self._found(task), errors, alone=len(groups) == 1):
                         waiting.append(place)
                 now = sum(state(run) in ENDED for one in left.values() for run in one.runs)
-                bar.advance(now - ended)
+                if now > ended:
+                    bar.advance(now - ended)
                 ended = now
         remove(self.own.out / STOP)
         if (signal := self.own.stopper.signal) is not None:
