@@ -6,6 +6,10 @@
 MiniLM, 16 examples a label, batch 8, 100 steps each, evaluated once on 400 examples. Each side runs in a process of its
 own, on as many threads as torch takes; loading of the model, of the data and of the libraries is not counted. Memory is
 the process's peak.
+
+PEFT's side is an ordinary script in a process that knows nothing of graftlm, with Trainer's own settings but for those
+that both sides have (rate, batch, steps, warm-up, no weight decay, the base's own dropout off), without logging or
+saving, and with one evaluation at the end.
 """
 
 import argparse
@@ -20,6 +24,7 @@ from typing import Any
 
 SIDES = ("together", "apart", "peft")
 RATE, BATCH, SHOTS, HELD_OUT = 1e-3, 8, 16, 400
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def main() -> None:
@@ -42,7 +47,11 @@ def main() -> None:
         for side in sides:
             for precision in options.precision if side != "peft" else ["fp32"]:
                 job = {"side": side, "runs": runs, "precision": precision, "steps": options.steps}
-                print(line(job, started({**job, "data": options.data, "model": options.model})), flush=True)
+                with tempfile.TemporaryDirectory() as folder:
+                    given = {"data": str(few(options.data, Path(folder))), "model": options.model, "folder": folder}
+                    if side == "peft":
+                        given["model"] = str(path_of(options.model))
+                    print(line(job, started({**job, **given})), flush=True)
 
 
 def line(job: dict[str, Any], found: dict[str, float]) -> str:
@@ -63,18 +72,14 @@ def started(job: dict[str, Any]) -> dict[str, float]:
 
 def measure(job: dict[str, Any]) -> dict[str, float]:
     """Seconds of training and evaluation, the process's peak of bytes, and the mean accuracy."""
-    from graftlm import cli
-
-    cli.hush()
-    with tempfile.TemporaryDirectory() as folder:
-        side = peft if job["side"] == "peft" else ours
-        seconds, accuracy = side(job, Path(folder))
+    seconds, accuracy = (peft if job["side"] == "peft" else ours)(job, Path(job["folder"]))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds, "memory": memory, "accuracy": accuracy}
 
 
 def ours(job: dict[str, Any], folder: Path) -> tuple[float, float]:
     """All runs in one pass, or each in a pass of its own, beside one base."""
+    from graftlm import cli
     from graftlm.checkpoint import load_base
     from graftlm.core.reporter import Silent
     from graftlm.recipes._accelerator import accelerator_of
@@ -82,6 +87,7 @@ def ours(job: dict[str, Any], folder: Path) -> tuple[float, float]:
     from graftlm.recipes._signals import Stopper
     from graftlm.training import train
 
+    cli.hush()
     configs = settings(job, folder)
     first = read("run0", configs[0], Silent())
     runs = [read(f"run{place}", config, Silent(), first.data) for place, config in enumerate(configs)]
@@ -103,12 +109,11 @@ def settings(job: dict[str, Any], folder: Path) -> list[Any]:
     from graftlm.core.settings import FitConfig
 
     training = {"max_steps": job["steps"], "batch_size": BATCH, "eval_steps": job["steps"], "learning_rate": RATE}
-    files = few(job["data"], folder)
     return [
         FitConfig.parse(
             {
                 "model": job["model"],
-                "data": {"path": str(files), "cache": False},
+                "data": {"path": job["data"], "cache": False},
                 "method": {"name": "lora", "rank": 8, "alpha": 16},
                 "head": {"pooling": "mean"},
                 "training": {**training, "precision": job["precision"]},
@@ -136,6 +141,12 @@ def few(data: str, folder: Path) -> Path:
     return to
 
 
+def path_of(model: str) -> Path:
+    from graftlm.checkpoint import resolve
+
+    return resolve(model).path
+
+
 def peft(job: dict[str, Any], folder: Path) -> tuple[float, float]:
     """The same runs with PEFT and Trainer, one after another; padding to the longest text of a batch."""
     import torch
@@ -146,18 +157,17 @@ def peft(job: dict[str, Any], folder: Path) -> tuple[float, float]:
         DataCollatorWithPadding,
         Trainer,
         TrainingArguments,
+        logging,
     )
 
-    from graftlm.checkpoint import resolve
-
-    path = resolve(job["model"]).path
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    splits = {split: encoded(few_file, tokenizer) for split, few_file in files(few(job["data"], folder)).items()}
+    logging.set_verbosity_error()
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    splits = {split: encoded(file, tokenizer) for split, file in files(Path(job["data"])).items()}
     labels = len({row["labels"] for row in splits["train"]})
     seconds, scores = 0.0, []
     for seed in range(job["runs"]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=labels)
+        model = AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=labels, **NO_DROPOUT)
         config = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"])
         arguments = TrainingArguments(
             output_dir=str(folder / f"peft{seed}"),
@@ -170,6 +180,7 @@ def peft(job: dict[str, Any], folder: Path) -> tuple[float, float]:
             seed=seed,
             report_to=[],
             save_strategy="no",
+            logging_strategy="no",
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
         )

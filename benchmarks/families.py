@@ -196,7 +196,7 @@ def report(rows: Sequence[Row]) -> str:
             "",
             "The test split; MiniLM but for the sets of texts, which are SmolLM2's with 1,000 training examples and "
             f"the first {SPOKEN_TESTS} of test. bf16; weights are chosen on validation. {FEW}: the bare model behind "
-            f"{SHOTS} examples. Made by `python benchmarks/families.py`; every run is a line of the `.jsonl` beside it.",
+            f"{SHOTS} examples. Made by `python benchmarks/families.py`; each run is a line of the `.jsonl` beside it.",
             "",
             f"Measured on {where}.",
             "",

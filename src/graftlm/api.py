@@ -129,18 +129,20 @@ def import_peft(
 def compare(
     *,
     resume: bool = False,
+    ray: str | None = None,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> _compare.Comparison:
     """Trains many runs in one pass over one base: CompareConfig's options (`model`, `data`, `methods`, `seeds`, …).
 
-    With `resume`, a comparison that was left goes on: `out` alone says which, or the same options again. Ctrl-C saves
-    it and then raises KeyboardInterrupt. It ends with the files that `report` writes.
+    With `resume`, a comparison that was left goes on: `out` alone says which, or the same options again. `ray`
+    is the address of a Ray cluster that trains the groups. Ctrl-C saves it and then raises KeyboardInterrupt. It ends
+    with the files that `report` writes.
     """
     config = (
         _compare.resumed(str(options["out"])) if resume and set(options) == {"out"} else CompareConfig.parse(options)
     )
-    found = _interruptible(lambda: _compare.compare(config, reporter, resume=resume))
+    found = _interruptible(lambda: _compare.compare(config, reporter, resume=resume, ray=ray))
     _report.report([found.out])
     return found
 

@@ -14,9 +14,11 @@ import graftlm
 import tiny
 from graftlm.checkpoint import Base
 from graftlm.core.files import read_json
+from graftlm.recipes import _group as grouping
 from graftlm.recipes import _planned as planning
 from graftlm.recipes import compare as comparing
 from graftlm.recipes import fit as fitting
+from graftlm.recipes._model import TaskModel
 from reliability.commands import Commands, wait_for
 from reliability.runs import Killed, Killing
 
@@ -160,3 +162,87 @@ def test_a_run_whose_evaluation_fails_is_reported_and_its_neighbours_go_on(
     assert sorted(states.values()) == ["done", "failed"]
     sound = next(name for name, state in states.items() if state == "done")
     assert _runs(tmp_path / "c")[sound][1] == _runs(tmp_path / "sound")[sound][1]
+
+
+@pytest.mark.parametrize(("what", "steps"), [("raises", 4), ("nan", 5)])
+def test_a_run_that_fails_in_a_shared_step_leaves_its_neighbours_as_if_it_had_ended(
+    what: str, steps: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [_method("lora"), _method("prefix-mlp"), _method("bitfit")]
+    bad = _method("lora") | {"rank": 3}  # in one bank with the other LoRA
+    ending = bad | {"training": {"max_steps": steps}}  # the shapes of its bank are those of the others' maths too
+    graftlm.compare(**_options(world, tmp_path / "without", [*others, ending]) | {"together": 4})
+    real = TaskModel.losses
+
+    def losses(model: TaskModel, rows: Any, now: Any, *rest: Any) -> Any:
+        mine = next((run for run in rows if "r3" in run), None)
+        if mine is not None and now[mine] // 1024 == 4:
+            if what == "raises":
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            for tensor in model.attached.parameters_of(mine).values():
+                tensor.data.fill_(torch.nan)
+        return real(model, rows, now, *rest)
+
+    monkeypatch.setattr(TaskModel, "losses", losses)
+    found = graftlm.compare(**_options(world, tmp_path / "with", [*others, bad]) | {"together": 4})
+    states = {row["run"]: (row["state"], row["stopped"]) for row in found.rows}
+    failed = next(run for run in states if "r3" in run)
+    said = "step 5: RuntimeError: CUDA error" if what == "raises" else "loss nan at step 5"
+    assert (states[failed][0], states[failed][1][: len(said)]) == ("failed", said)
+    left, wanted = _runs(tmp_path / "with"), _runs(tmp_path / "without")
+    assert [left[run] for run in wanted if "r3" not in run] == [wanted[run] for run in wanted if "r3" not in run]
+
+
+def test_a_run_that_cannot_be_tested_is_reported_and_its_neighbours_are_stored(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = grouping.tested, iter(range(9))
+
+    def tested(*given: Any) -> dict[str, Any]:
+        if next(calls) == 0:
+            raise ZeroDivisionError("division by zero")
+        return real(*given)
+
+    monkeypatch.setattr(grouping, "tested", tested)
+    found = graftlm.compare(**_options(world, tmp_path / "c", [_method("lora"), _method("bitfit")]))
+    states = {row["state"]: row["stopped"] for row in found.rows}
+    assert states == {"failed": "at the end: ZeroDivisionError: division by zero", "done": "done"}
+
+
+def test_the_plan_holds_memory_and_minutes_of_all_groups_before_anything_is_trained(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, timings, out = grouping.timed, [], tmp_path / "c"
+
+    def timed(*given: Any, **options: Any) -> Any:
+        timings.append(list(given[1]))
+        return real(*given, **options)
+
+    class Hearing(Killing):
+        """Notes what is said, and the plan as it is when the first training begins."""
+
+        def __init__(self) -> None:
+            super().__init__(-1)
+            self.said: list[str] = []
+            self.groups: list[Any] = []
+
+        def line(self, text: str) -> None:
+            self.said.append(text)
+
+        def advance(self, steps: int = 1, **numbers: float | str) -> None:
+            self.groups = self.groups or read_json(out / "plan.json", "plan")["groups"]
+
+    monkeypatch.setattr(grouping, "timed", timed)
+    hearing = Hearing()
+    methods = [_method("lora"), _method("bitfit"), _method("full"), _method("lora", {"gradient_checkpointing": True})]
+    values = _options(world, out, methods, save_steps=1) | {"seeds": 2}
+    graftlm.compare(**values, reporter=hearing)
+    assert sorted(map(len, timings)) == [1, 2, 4]  # the second full fine-tuning is like the first
+    assert [len(group["runs"]) for group in hearing.groups] == [4, 2, 1, 1]
+    assert all(group["minutes"] > 0 and group["memory"] > 0 and group["together"] for group in hearing.groups)
+    assert hearing.groups[2]["minutes"] == pytest.approx(hearing.groups[3]["minutes"])
+    plan = [text for text in hearing.said if "at once, about" in text or "MB beside the base" in text]
+    assert len(plan) == 4
+    assert all(text.endswith("minutes") for text in plan)
+    total = next(text for text in hearing.said if text.startswith("8 runs in 4 groups, about "))
+    assert hearing.said.index(total) < hearing.said.index("group 1 of 4: 4 runs")

@@ -34,7 +34,10 @@ def _step(out: Path) -> int | None:
     if not (out / "checkpoint.json").exists():
         return None
     name = json.loads((out / "checkpoint.json").read_text())["checkpoint"]
-    return json.loads((out / name / "state.json").read_text())["step"]
+    try:
+        return json.loads((out / name / "state.json").read_text())["step"]
+    except FileNotFoundError:  # a later one has taken its place since
+        return _step(out)
 
 
 def _lines_are_whole(out: Path) -> bool:

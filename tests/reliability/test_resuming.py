@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_named_and_so_is_the_way_out(
     else:
         tensors, values = load_state(out) or ({}, {})
         monkeypatch.setattr(_state, "VERSION", 99)
-        save_state(out, values["step"], tensors, {**values, "version": 2})
+        save_state(out, values["step"], tensors, {**values, "version": 3})
         monkeypatch.undo()
     with pytest.raises(graftlm.UserError, match=r"without .*checkpoint\.json the run starts from the beginning"):
         graftlm.fit(resume=out)

@@ -17,7 +17,7 @@ from graftlm.core.files import file_hash, new_folder, read_json, remove, write_b
 
 POINTER, TENSORS, VALUES = "checkpoint.json", "state.safetensors", "state.json"
 NAME = re.compile(r"checkpoint-(\d+)")
-VERSION = 1
+VERSION = 2
 
 
 def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int = 1) -> None:

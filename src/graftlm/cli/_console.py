@@ -1,5 +1,6 @@
 """How the command line speaks: bars and tables on a terminal, plain lines elsewhere, results alone when quiet."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from graftlm.core.reporter import Progress as Bar
+from graftlm.core.reporter import Reporter, Silent
 
 EVERY = 5.0  # seconds between plain lines of progress
 SHORT = 2.0  # seconds below which a finished bar leaves no plain line
@@ -68,6 +70,11 @@ class ConsoleReporter:
             lines.close()
 
 
+def reporter(*, quiet: bool) -> Reporter:
+    """What speaks on the terminal; of several processes of one run only the main one does."""
+    return Silent() if int(os.environ.get("RANK", "0")) else ConsoleReporter(quiet=quiet)
+
+
 def _is_number(cell: str) -> bool:
     return cell.lstrip("-+")[:1].isdigit()
 
@@ -96,7 +103,8 @@ class _Numbers:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self.said.items()
         ]
-        return ", ".join([*shown, f"{self.examples / max(self.seconds, 1e-9):.0f} examples/s"])
+        rate = [f"{self.examples / max(self.seconds, 1e-9):.0f} examples/s"] if self.examples else []
+        return ", ".join([*shown, *rate])
 
 
 class _RichBar:
@@ -133,7 +141,8 @@ class _Lines:
 
     def _print(self, time_said: str) -> None:
         of = f"/{self._total}" if self._total else ""
-        self._reporter.line(f"{self._title}: {self._done}{of} {self._unit}, {self._said}{time_said}")
+        said = f", {self._said}" if self._said else ""
+        self._reporter.line(f"{self._title}: {self._done}{of} {self._unit}{said}{time_said}")
 
 
 class _Still:

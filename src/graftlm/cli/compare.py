@@ -31,12 +31,18 @@ def compare(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a comparison; runs that ended are kept.")
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Spread groups over a Ray cluster: auto, HOST:PORT, local.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
     """Train many methods, rates and seeds in one pass over one base.
 
     The folder that it leaves holds report.html, results.csv, results.parquet, results.tex, and under runs/ an ordinary
     folder for each run.
+
+    With --ray all machines must see the folder of --out, the data and the model under the same paths, as on a network
+    file system. A machine that is lost costs what came after the last checkpoint.
 
     \b
     Example:
@@ -72,7 +78,7 @@ def compare(
     if resume is not None and Path(resolved.out) != resume:
         raise UserError(f"--resume {resume} and out = {resolved.out} differ; leave --out out")
     reporter = ConsoleReporter(quiet=quiet)
-    job(resolved, reporter, resume=resume is not None)
+    job(resolved, reporter, resume=resume is not None, ray=ray)
     _report(Path(resolved.out), reporter)
 
 

@@ -10,8 +10,8 @@ from graftlm.cli._options import data_values, fractions, given, layered, read_co
 from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
-    from graftlm.cli._console import ConsoleReporter
     from graftlm.core.records import RunRecord
+    from graftlm.core.reporter import Reporter
 
 
 def fit(
@@ -102,17 +102,19 @@ def fit(
 
 
 def _go_on(out: Path, quiet: bool) -> None:
-    from graftlm.cli._console import ConsoleReporter, hush
+    from graftlm.cli._console import hush
+    from graftlm.cli._console import reporter as speaking
 
     hush()
     from graftlm.recipes.fit import resume
 
-    reporter = ConsoleReporter(quiet=quiet)
+    reporter = speaking(quiet=quiet)
     _show(resume(out, reporter), reporter)
 
 
 def _run(values: dict[str, object], quiet: bool) -> None:
-    from graftlm.cli._console import ConsoleReporter, hush
+    from graftlm.cli._console import hush
+    from graftlm.cli._console import reporter as speaking
     from graftlm.core.settings import FitConfig
 
     for name in ("model", "data", "method", "out"):
@@ -122,11 +124,11 @@ def _run(values: dict[str, object], quiet: bool) -> None:
     hush()
     from graftlm.recipes.fit import fit as job
 
-    reporter = ConsoleReporter(quiet=quiet)
+    reporter = speaking(quiet=quiet)
     _show(job(resolved, reporter), reporter)
 
 
-def _show(record: "RunRecord", reporter: "ConsoleReporter") -> None:
+def _show(record: "RunRecord", reporter: "Reporter") -> None:
     reporter.table(f"{record.out}: {'validation' if record.metrics else 'done'}", ["", ""], _rows(record))
     reporter.line(f'next: graftlm predict {shlex.quote(str(record.out))} --text "…"')
 

@@ -83,7 +83,9 @@ def code(arguments: list[str]) -> int:
 
 
 def _failed(text: str, exit_code: int) -> int:
-    print(text, file=sys.stderr)
+    """Says it once on each machine, where several processes train one run."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr)
     return exit_code
 
 

@@ -12,6 +12,10 @@ from graftlm.core.files import writing
 NAME = ".lock"
 
 
+class Held(UserError):
+    """A folder that another process holds."""
+
+
 class Lock:
     """Holds a folder until it is closed; raises UserError where another process holds it.
 
@@ -38,9 +42,7 @@ class Lock:
         except BlockingIOError:
             holder = os.pread(self._handle, 200, 0).decode(errors="replace") or "another process"
             os.close(self._handle)
-            raise UserError(
-                f"{self.folder} is being written by {holder}; wait for it, or name another folder"
-            ) from None
+            raise Held(f"{self.folder} is being written by {holder}; wait for it, or name another folder") from None
         except OSError:
             self.sure = False
 

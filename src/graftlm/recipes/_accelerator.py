@@ -1,12 +1,16 @@
 """Accelerate, set up for one run."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.settings import FitConfig
+
+WAIT = timedelta(days=1)  # for the main process, which may write and predict alone for long
 
 
 def accelerator_of(config: FitConfig, casts: bool) -> Accelerator:
@@ -23,6 +27,7 @@ def accelerator_of(config: FitConfig, casts: bool) -> Accelerator:
         return Accelerator(
             mixed_precision="bf16" if casts and config.training.precision == "bf16" else "no",
             log_with=list(config.training.trackers) or None,  # pyright: ignore[reportArgumentType]
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
             project_dir=str(Path(config.out) / "trackers") if config.training.trackers else None,
         )
     except (ValueError, ImportError) as error:

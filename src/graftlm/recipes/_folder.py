@@ -5,6 +5,7 @@
 
 import errno
 import shlex
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,9 +165,9 @@ def halting(folder: RunFolder, stopper: Stopper) -> Iterator[None]:
     try:
         yield
     except Halted as halted:
-        assert stopper.signal is not None
+        number = stopper.signal or signal.SIGTERM  # which another process of the run was sent
         raise Stopped(
-            f"stopped after step {halted.step}, which is saved; go on with: {folder.command}", stopper.signal
+            f"stopped after step {halted.step}, which is saved; go on with: {folder.command}", number
         ) from None
 
 

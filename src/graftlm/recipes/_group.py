@@ -18,13 +18,12 @@ from graftlm.recipes._memory import needed_by, warn_of_memory
 from graftlm.recipes._origin import origin
 from graftlm.recipes._run import Job, Run, casts, jobs, losses_of
 from graftlm.recipes._saved import save
-from graftlm.recipes._schedule import Group
-from graftlm.recipes._signals import Stopper
+from graftlm.recipes._schedule import Group, batches
+from graftlm.recipes._signals import Stopping
 from graftlm.recipes._tested import Test, tested
-from graftlm.training import Halted, Keeping, Outcome, Plan, Snapshot, only, steps_of, timed, train
+from graftlm.training import Halted, Keeping, Outcome, Plan, Snapshot, first_line, only, steps_of, timed, train
 
 STATES = "groups"  # where the checkpoints of groups are, a folder each
-EVALUATING = 1.15  # of a training's seconds, with its evaluations
 Watch = Callable[[str, int, Mapping[str, float]], "str | None"]
 
 
@@ -35,9 +34,14 @@ class Comparing:
     out: Path
     lock: Lock
     test: Test | None
-    stopper: Stopper
+    stopper: Stopping
     reporter: Reporter
     watch: Watch = lambda run, step, metrics: None
+
+    @property
+    def tested(self) -> int:
+        """How many examples each run is tested on."""
+        return len(self.test.examples) if self.test is not None else 0
 
 
 class Training:
@@ -59,11 +63,11 @@ class Training:
         """The group with how many of its runs to train at once, and how long that will take."""
         plans = self._plans()
         most = min(self.group.together or self.group.most, len(plans))
-        steps = sum(steps_of(plan)[0] * plan.config.accumulation for plan in plans.values())
         if self.group.minutes is None:
             found = timed(self.losses, plans, self.accelerator, most, exactly=self.group.together is not None)
-            minutes = EVALUATING * steps * found.a_run / 60
-            self.group = replace(self.group, together=found.together, minutes=round(minutes, 2))
+            count = sum(batches(run, self.own.tested, steps_of(plans[run.name])[0]) for run in self.runs)
+            minutes = None if found.a_run is None else count * found.a_run / 60
+            self.group = replace(self.group, together=found.together, minutes=minutes)
         heaviest = sorted(self.needs.values(), reverse=True)[: self.group.together]
         self.group = replace(self.group, memory=sum(heaviest))
         warn_of_memory(self.group.memory, self.accelerator.device, self.own.reporter)
@@ -158,9 +162,14 @@ class Training:
         folder = self._folders[name]
         try:
             save(job, folder, outcome, record, self.own.reporter, lambda job: self._found(job, folder))
-        except UserError as error:
-            if not outcome.failed or isinstance(error, Unwritable):
+        except Exception as error:
+            if isinstance(error, Unwritable):
                 raise
+            folder.check()
+            if not (outcome.failed and isinstance(error, UserError)):  # the run was trained; what came after failed
+                why = f"at the end: {type(error).__name__}: {first_line(error)}"
+                folder.end({**record, "steps": outcome.steps, "stopped": why}, "failed")
+                error = UserError(f'run "{name}" failed {why}')
             self.own.reporter.warn(str(error))
         self._open.pop(name).close()
 

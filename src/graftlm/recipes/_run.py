@@ -16,7 +16,7 @@ from graftlm.core.settings import FitConfig
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
-from graftlm.recipes._signals import Stopper
+from graftlm.recipes._signals import Stopping
 from graftlm.recipes._speed import choose_kernels, keep_bottom
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
@@ -69,6 +69,18 @@ def read(name: str, config: FitConfig, reporter: Reporter, data: TaskData | None
     return Run(name, config, methods.with_labels(method, data.labels), problem, data)
 
 
+def read_all(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
+    """All runs, checked; runs on the same examples share them."""
+    loaded: dict[str, TaskData] = {}
+    found = []
+    for name, own in configs.items():
+        key = own.data.model_dump_json()
+        run = read(name, own, reporter, loaded.get(key))
+        loaded[key] = run.data
+        found.append(run)
+    return found
+
+
 def selects(method: methods.MethodConfig, sites: Sites) -> bool:
     """Whether a method trains the base itself, and so shares it with no other run."""
     return any(isinstance(act, Select) for act in methods.acts(method, sites))
@@ -79,7 +91,9 @@ def casts(runs: Sequence[Run], base: Base) -> bool:
     return any(selects(run.method, base.sites()) for run in runs)
 
 
-def jobs(runs: Sequence[Run], base: Base, device: torch.device, stopper: Stopper, reporter: Reporter) -> dict[str, Job]:
+def jobs(
+    runs: Sequence[Run], base: Base, device: torch.device, stopper: Stopping, reporter: Reporter
+) -> dict[str, Job]:
     """Attaches runs with the same head, task and training to a fresh base; gives what each needs, by name."""
     model, forms = _assemble(runs, base, device, reporter)
     found = {run.name: _job(run, replace(model), forms[run.name], stopper, reporter) for run in runs}
@@ -140,7 +154,7 @@ def _assemble(
     return model, {name: run_form(form, model, config.head, name) for name, form in forms.items()}
 
 
-def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopper, reporter: Reporter) -> Job:
+def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopping, reporter: Reporter) -> Job:
     config, name = run.config, run.name
     model.problem = run.problem if run.problem.base_head is None else model.problem
     train_set, validation = run.data.splits["train"], run.data.splits.get("validation", [])

@@ -17,6 +17,7 @@ from graftlm.recipes._cut import remembered
 from graftlm.recipes._folder import RunFolder
 from graftlm.recipes._origin import peak_memory
 from graftlm.recipes._run import Job
+from graftlm.recipes._watched import shrinking
 from graftlm.recipes.predict import problem_of
 from graftlm.training import Outcome
 
@@ -119,7 +120,8 @@ def _answers(job: Job, reporter: Reporter) -> tuple[list[dict[str, Any]] | None,
     if not data.splits.get("validation") or not (config.predict or model.task.TUNES or writes):
         return None, {}
     encoded = model.encode(data.splits["validation"], job.run.name, job.max_length)
-    found = model.answer(encoded, job.run.name, config.training.eval_batch_size, reporter, "predict")
+    size = config.training.eval_batch_size
+    found, _ = shrinking(lambda rows: model.answer(encoded, job.run.name, rows, reporter, "predict"), size)
     model.problem = model.task.tuned(found, encoded, model.problem)
     answers = model.task.decode(found, encoded, model.problem) if config.predict else None
     return answers, model.metrics(found, encoded) if writes else {}

@@ -1,8 +1,9 @@
 """Which runs of a comparison train together, and in what order: the plan, as it is printed and kept."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class Group:
     """Runs that share one base, in the order in which they begin. `most`: as many at once as memory holds.
 
     `memory`: bytes that those are estimated to need beside the base. `together` and `minutes` are known once a few
-    steps have been timed.
+    steps of the group, or of one of its kind, have been timed.
     """
 
     runs: Sequence[str]
@@ -34,10 +35,13 @@ class Group:
     minutes: float | None = None
 
 
-def schedule(runs: Sequence[Run], base: Base, free: int, together: int | None) -> list[Group]:
-    """Groups of runs that can share the base; those that train it, or with its dropout, are alone."""
+def schedule(runs: Sequence[Run], base: Base, free: int, together: int | None, places: int = 1) -> list[Group]:
+    """Groups of runs that can share the base; those that train it, or with its dropout, are alone.
+
+    Runs that could be one group are dealt out to as many as there are `places` to train them at.
+    """
     sites = base.sites()
-    alone = [run for run in runs if run.config.training.base_dropout or selects(run.method, sites)]
+    alone = [run for run in runs if _alone(run, sites)]
     groups: list[Group] = []
     shared: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
@@ -46,8 +50,39 @@ def schedule(runs: Sequence[Run], base: Base, free: int, together: int | None) -
             shared[(training.precision, training.gradient_checkpointing, training.trackers)].append(run)
     for own in shared.values():
         ordered = sorted(own, key=lambda run: -tokens(run, sites))  # alike in length, so that padding stays small
-        groups += [_group(part, base, free, together) for part in _beside(ordered, base, free)]
+        for dealt in (ordered[place::places] for place in range(min(places, len(ordered)))):
+            groups += [_group(part, base, free, together) for part in _beside(dealt, base, free)]
     return groups + [Group([run.name], 1, _memory(run, base)) for run in alone]
+
+
+def kind(run: Run, sites: Sites) -> tuple[Any, ...]:
+    """What runs have in common whose steps take the same time a token."""
+    training = run.config.training
+    own = (run.method.method, training.base_dropout) if _alone(run, sites) else ()
+    return training.precision, training.gradient_checkpointing, *own
+
+
+def batches(run: Run, tested: int, steps: int | None = None) -> float:
+    """About how many training batches' time a run takes; a batch of evaluation or of the test takes a third of one."""
+    training, count = run.config.training, len(run.data.splits["train"])
+    an_epoch = max(1, math.ceil(count / training.batch_size / training.accumulation))
+    steps = steps or training.max_steps or max(1, round(training.epochs * an_epoch))
+    evaluations = math.ceil(steps / (training.eval_steps or an_epoch))
+    watched = evaluations * len(run.data.splits.get("validation", ())) + tested
+    return steps * training.accumulation + watched / training.batch_size / 3
+
+
+def like(group: Group, timed: Group, runs: Sequence[Run], others: Sequence[Run], base: Base, tested: int) -> Group:
+    """A group with the numbers that a timed one of its kind, of the runs `others`, has shown."""
+    together = group.together or min(group.most, timed.together or 1, len(runs))
+    needs = sorted((_memory(run, base) for run in runs), reverse=True)
+    own, theirs = (sum(batches(run, tested) * tokens(run, base.sites()) for run in part) for part in (runs, others))
+    minutes = None if timed.minutes is None else timed.minutes * own / theirs
+    return replace(group, together=together, memory=sum(needs[:together]), minutes=minutes)
+
+
+def _alone(run: Run, sites: Sites) -> bool:
+    return run.config.training.base_dropout or selects(run.method, sites)
 
 
 def tokens(run: Run, sites: Sites) -> int:
@@ -97,11 +132,18 @@ def tell(groups: Sequence[Group], reporter: Reporter) -> None:
     """Says the plan before anything is trained."""
     count = sum(len(group.runs) for group in groups)
     many = "groups" if len(groups) > 1 else "group"
-    reporter.line(f"{count} runs in {len(groups)} {many}; the runs of a group train in one pass over one base")
+    known = [group.minutes for group in groups if group.minutes is not None]
+    total = f", about {_said(sum(known))} in all" if len(known) == len(groups) else ""
+    reporter.line(f"{count} runs in {len(groups)} {many}{total}; the runs of a group train in one pass over one base")
     for place, group in enumerate(groups, 1):
         names = ", ".join(group.runs[:4]) + (f" and {len(group.runs) - 4} more" if len(group.runs) > 4 else "")
-        at_once = f"at most {group.most} at once, " if len(group.runs) > 1 else ""
-        reporter.line(f"  {place}: {names}; {at_once}about {group.memory / 1e6:,.0f} MB beside the base")
+        at_once = f"{group.together or group.most} at once, " if len(group.runs) > 1 else ""
+        minutes = "" if group.minutes is None else f", {_said(group.minutes)}"
+        reporter.line(f"  {place}: {names}; {at_once}about {group.memory / 1e6:,.0f} MB beside the base{minutes}")
+
+
+def _said(minutes: float) -> str:
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def keep(out: Path, names: Sequence[str], groups: Sequence[Group]) -> None:

@@ -2,9 +2,27 @@
 
 import signal
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopping(Protocol):
+    """What says whether a training is to stop, and by which signal."""
+
+    @property
+    def signal(self) -> int | None: ...
+
+    def asked(self) -> bool: ...
+
+
+class Never:
+    """Says that it is not."""
+
+    signal = None
+
+    def asked(self) -> bool:
+        return False
 
 
 class Stopper:

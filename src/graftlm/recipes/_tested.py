@@ -15,6 +15,7 @@ from graftlm.core.reporter import Silent
 from graftlm.core.results import EXAMPLES, TESTED
 from graftlm.recipes._origin import fingerprint
 from graftlm.recipes._run import Job, Run
+from graftlm.recipes._watched import shrinking
 from graftlm.tasks import Encoded, TaskData
 
 LONG = 400  # characters of a text that a report may show
@@ -33,15 +34,19 @@ class Test:
         return self.data.splits["test"]
 
 
-def test_of(run: Run, out: Path) -> Test | None:
-    """The test split, if there is one; its texts and true answers are written beside the runs."""
+def test_of(run: Run) -> Test | None:
+    """The test split, if there is one."""
     config = run.config.data
     if "test" not in tasks.locate(config, None).found:
         return None
     data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels)
-    rows = [_said(example, run.problem.labels) for example in data.splits["test"]]
-    write_jsonl(out / EXAMPLES, rows)
     return Test(data, fingerprint(data))
+
+
+def keep_test(test: Test | None, out: Path) -> None:
+    """Writes the texts of the test split and their true answers beside the runs."""
+    if test is not None:
+        write_jsonl(out / EXAMPLES, [_said(example, test.data.labels) for example in test.examples])
 
 
 def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:
@@ -50,8 +55,8 @@ def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:
         return {}
     model, name = job.model, job.run.name
     encoded = model.encode(test.examples, name, job.max_length)
-    size = job.run.config.training.eval_batch_size
-    found = model.answer(encoded, name, size, Silent(), "test")
+    most = job.run.config.training.eval_batch_size
+    found, size = shrinking(lambda rows: model.answer(encoded, name, rows, Silent(), "test"), most)
     metrics = model.metrics(found, encoded)
     if not_finite(metrics):
         return {}

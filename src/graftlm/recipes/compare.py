@@ -1,8 +1,10 @@
 """One job: train many runs, those that can share the base in one pass over it, and leave a folder for each."""
 
+import os
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,14 @@ from graftlm.core.files import read_json, sweep, write_json, writing
 from graftlm.core.lock import Lock
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.results import results
-from graftlm.core.settings import FitConfig
+from graftlm.recipes._cluster import Cluster
 from graftlm.recipes._group import Comparing
-from graftlm.recipes._planned import Planned
-from graftlm.recipes._run import Run, read
+from graftlm.recipes._planned import Here, Planned
+from graftlm.recipes._run import read_all
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
 from graftlm.recipes._signals import Stopper
-from graftlm.recipes._tested import test_of
-from graftlm.tasks import TaskData
+from graftlm.recipes._tested import keep_test, test_of
 
 CONFIG = "compare.json"
 
@@ -36,30 +37,40 @@ class Comparison:
     rows: Sequence[Mapping[str, Any]]
 
 
-def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: bool = False) -> Comparison:
+def compare(
+    config: CompareConfig, reporter: Reporter | None = None, *, resume: bool = False, ray: str | None = None
+) -> Comparison:
     """Trains all runs and writes `compare.json`, `plan.json`, and `runs/NAME`, a run's folder for each.
 
-    With `resume`, runs of the same comparison that have ended are kept, and the others go on. A signal raises
-    `Stopped`, with the runs under way saved.
+    With `resume`, runs of the same comparison that have ended are kept, and the others go on. `ray`: the address of a
+    Ray cluster whose machines train the groups. A signal raises `Stopped`, with the runs under way saved.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("compare trains in one process; start it without a launcher, and spread it with --ray ADDRESS")
     reporter, out = reporter or Silent(), Path(config.out)
     stopper, trials = Stopper(), Trials(config) if config.search else None
-    first = _read(trials.sample() if trials else config.runs(), reporter)
+    first = read_all(trials.sample() if trials else config.runs(), reporter)
     base = load_base(config.model, head=first[0].problem.base_head)
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
-    _claim(config, out, resume)
-    with Lock(out) as lock, stopper:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(_cluster(ray, config)) if ray is not None else None
+        _claim(config, out, resume)
+        lock = stack.enter_context(Lock(out))
+        stack.enter_context(stopper)
         sweep(out)
         write_json(out / CONFIG, config.model_dump(mode="json"))
-        own = Comparing(out, lock, test_of(first[0], out), stopper, reporter)
-        plan = Planned(own, config.together, kept(out) if resume else [])
+        own = Comparing(out, lock, test_of(first[0]), stopper, reporter)
+        keep_test(own.test, out)
+        if cluster is not None:
+            cluster.join(own, first[0])
+        plan = Planned(own, config.together, kept(out) if resume else [], cluster or Here(own))
         if trials is None:
             plan.train(first, base)
         else:
             with trials.study(out) as rounds:
                 own.watch = trials.watch
                 for configs in rounds:
-                    plan.train(_read(configs, reporter), base)
+                    plan.train(read_all(configs, reporter), base)
     rows = [found.row() for found in results([out])]
     metric = first[0].problem.module.measures(first[0].problem)[0]
     reporter.table(f"{out}: {metric}, mean ± sd over seeds", *_table(rows))
@@ -74,16 +85,13 @@ def resumed(out: str | Path) -> CompareConfig:
     return CompareConfig.parse({**values, "out": str(out)})
 
 
-def _read(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
-    """All runs, checked; runs on the same examples share them."""
-    loaded: dict[str, TaskData] = {}
-    found = []
-    for name, own in configs.items():
-        key = own.data.model_dump_json()
-        run = read(name, own, reporter, loaded.get(key))
-        loaded[key] = run.data
-        found.append(run)
-    return found
+def _cluster(address: str, config: CompareConfig) -> Cluster:
+    if config.search is not None and config.search.pruner != "none":
+        raise UserError(
+            f'search.pruner = "{config.search.pruner}" watches trials in this process, and --ray trains them '
+            "elsewhere; leave one of them out"
+        )
+    return Cluster(address)
 
 
 def _claim(config: CompareConfig, out: Path, resume: bool) -> None:

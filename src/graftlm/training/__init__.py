@@ -2,10 +2,11 @@
 
 from graftlm.training._batches import epoch_batches, sorted_batches
 from graftlm.training._keeping import Halted, Keeping, Leave
-from graftlm.training._loop import Losses, train
-from graftlm.training._memory import out_of_memory
+from graftlm.training._loop import train
+from graftlm.training._memory import first_line, out_of_memory
 from graftlm.training._optim import optimizers
 from graftlm.training._state import Outcome, Plan, Snapshot, only, steps_of
+from graftlm.training._step import Losses
 from graftlm.training._timing import Timing, timed
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Snapshot",
     "Timing",
     "epoch_batches",
+    "first_line",
     "only",
     "optimizers",
     "out_of_memory",

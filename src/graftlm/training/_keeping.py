@@ -44,28 +44,28 @@ class Keeper:
         self._saved = keeping.start.step if keeping.start is not None else 0
         self._last, self._cost = time.perf_counter(), 0.0
 
-    def after(self, states: Mapping[str, State], step: int, pieces: int) -> None:
-        """Saves if a snapshot is due, or raises `Halted` if the training is to be left."""
+    def after(self, states: Mapping[str, State], step: int, most: int | None, stop: Callable[[], bool]) -> None:
+        """Saves if a snapshot is due, or raises `Halted` if the training is to `stop`."""
         if not any(state.active for state in states.values()):
             return
-        if self.keeping.stop():
-            self.leave(states, step, pieces)
+        if stop():
+            self.leave(states, step, most)
         waited = time.perf_counter() - self._last
         due = self.keeping.steps is not None and step % self.keeping.steps == 0
         if due or waited >= max(self.keeping.seconds, self._cost / SHARE):
-            self._save(states, step, pieces)
+            self._save(states, step, most)
 
-    def leave(self, states: Mapping[str, State], step: int, pieces: int) -> None:
+    def leave(self, states: Mapping[str, State], step: int, most: int | None) -> None:
         """Saves and raises `Halted`."""
-        self._save(states, step, pieces)
+        self._save(states, step, most)
         raise Halted(step)
 
-    def _save(self, states: Mapping[str, State], step: int, pieces: int) -> None:
+    def _save(self, states: Mapping[str, State], step: int, most: int | None) -> None:
         if step == self._saved:
             return
         before = time.perf_counter()
         found = snapshot(states, step)
-        self.keeping.save(Snapshot(step, found.tensors, {**found.values, "pieces": pieces}))
+        self.keeping.save(Snapshot(step, found.tensors, {**found.values, "most": most}))
         self._saved, self._last = step, time.perf_counter()
         self._cost = self._last - before
         self.spent += self._cost

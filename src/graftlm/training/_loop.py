@@ -1,27 +1,25 @@
 """The loop: steps of one or many runs over one base. It knows no method and no task.
 
 Each run keeps an optimizer, schedule, clipping, seed and early stop of its own; a step is one forward and backward
-pass for the rows of all runs. A run whose loss, gradient or validation metric is not finite stops, and the others
-go on.
+pass for the rows of all runs. A run whose loss, gradient or validation metric is not finite stops, as does one that is
+isolated and fails, and the others go on.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from graftlm.core.errors import Unwritable
 from graftlm.core.records import not_finite
 from graftlm.core.reporter import Progress, Reporter
 from graftlm.training._keeping import Keeper, Keeping, Leave
-from graftlm.training._memory import Pieces, first_line, out_of_memory
+from graftlm.training._memory import Passes, first_line
+from graftlm.training._processes import Processes
 from graftlm.training._state import Outcome, Plan, State, restore, start, steps_at, steps_of
-
-Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str, Tensor]]
-"""({run: its examples of this pass}, {run: a number of its step}) -> {run: the loss of each example}."""
+from graftlm.training._step import Losses, diverged, failed, take_step
 
 
 def train(
@@ -35,40 +33,42 @@ def train(
     """Trains the runs of `plans` together and leaves each with its best weights (its last, where none is evaluated).
 
     At most `together` at once, in their order: where one ends, the next begins. A run with a number that is not finite
-    stops, as its outcome says, and the others go on. `keeping` says where the training goes on from, and saves it;
-    `Halted` is raised where it asks to stop.
+    stops, as its outcome says, and the others go on; so where an isolated run fails. Where memory runs out, fewer go on
+    at once. `keeping` says where the training goes on from, and saves it; `Halted` is raised where it asks to stop.
     """
     keeper = Keeper(keeping or Keeping(save=lambda found: None, seconds=math.inf))
-    found, pieces = keeper.keeping.start, Pieces(reporter.warn)
+    found, passes, processes = keeper.keeping.start, Passes(reporter.warn), Processes(accelerator)
     begun = steps_at(found)
     alone = found is not None and together is None  # then a snapshot of other runs is a mistake
     states = {run: start(plans[run], begun.get(run, 0)) for run in (plans if alone else begun)}
     if found is not None:
         restore(states, found)
-        pieces.count = found.values["pieces"]
+        passes.most = found.values["most"]
     waiting = [run for run in plans if run not in states]
     outcomes = {run: state.outcome for run, state in states.items()}
     step, clock = found.step if found is not None else 0, _Clock(keeper)
     left = sum(steps_of(plan)[0] for plan in plans.values()) - sum(outcome.steps for outcome in outcomes.values())
     with reporter.progress("fit", left) as progress:
-        _evaluate_due(states, step, clock, keeper, pieces)
+        _evaluate_due(states, step, clock, keeper, passes, processes)
         while True:
             _end(states, clock)
-            while waiting and (together is None or sum(state.active for state in states.values()) < together):
+            room = min(together or len(plans), passes.most or len(plans))
+            while waiting and sum(state.active for state in states.values()) < room:
                 run = waiting.pop(0)
                 states[run] = start(plans[run])
                 outcomes[run] = states[run].outcome
             active = {run: state for run, state in states.items() if state.active}
             if not active:
                 break
-            examples = _step(losses, active, step, accelerator, pieces, clock)
+            drawn = take_step(losses, active, step, accelerator, passes, processes)
             step += 1
+            _share_time(active, drawn, processes.main(clock.lap()))
             for run, state in active.items():
                 _log(run, state, accelerator)
-            _evaluate_due(active, step, clock, keeper, pieces)
-            _show(progress, examples, active)
+            _evaluate_due(active, step, clock, keeper, passes, processes)
+            _show(progress, sum(len(batch) for parts in drawn.values() for batch in parts), active)
             _end(states, clock)
-            keeper.after(states, step, pieces.count)
+            keeper.after(states, step, passes.most, lambda: processes.any(keeper.keeping.stop()))
     return outcomes
 
 
@@ -86,83 +86,11 @@ class _Clock:
         return since
 
 
-def _step(
-    losses: Losses,
-    states: Mapping[str, State],
-    step: int,
-    accelerator: Accelerator,
-    pieces: Pieces,
-    clock: _Clock,
-) -> int:
-    """One optimizer step of each active run; gives the number of examples seen."""
-    drawn = {run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()}
-    sizes = {run: sum(map(len, parts)) for run, parts in drawn.items()}
-    numbers = {run: state.outcome.steps for run, state in states.items()}
-    while isinstance(sums := _gradients(losses, drawn, sizes, numbers, accelerator, pieces), str):
-        for state in states.values():
-            state.optimizer.zero_grad()
-        pieces.halve(drawn, step + 1, sums)
-    for run, state in states.items():
-        _update(state, sums[run])
-        state.outcome.examples += sizes[run]
-        state.outcome.steps += 1
-        state.outcome.pieces, state.due = pieces.count, state.active
-    seconds = clock.lap()
+def _share_time(states: Mapping[str, State], drawn: Mapping[str, list[list[int]]], seconds: float) -> None:
+    """Each run's part of a step's seconds, by its tokens."""
     tokens = {run: sum(states[run].plan.lengths[row] for part in parts for row in part) for run, parts in drawn.items()}
     for run, state in states.items():
         state.outcome.seconds += seconds * tokens[run] / max(1, sum(tokens.values()))
-    return sum(sizes.values())
-
-
-def _gradients(
-    losses: Losses,
-    drawn: Mapping[str, Sequence[Sequence[int]]],
-    sizes: Mapping[str, int],
-    steps: Mapping[str, int],
-    accelerator: Accelerator,
-    pieces: Pieces,
-) -> dict[str, float] | str:
-    """Fills the gradients of a step's mean losses, and gives those, or the allocator's words where memory ran out."""
-    sums = dict.fromkeys(drawn, 0.0)
-    try:
-        for part in range(max(map(len, drawn.values()))):
-            for rows in pieces.cut({run: parts[part] for run, parts in drawn.items() if part < len(parts)}):
-                with accelerator.autocast():
-                    each = losses(rows, {run: steps[run] * 1024 + part for run in rows})
-                scaled = {run: loss.sum() / sizes[run] for run, loss in each.items()}
-                accelerator.backward(torch.stack(list(scaled.values())).sum())
-                for run, loss in scaled.items():
-                    sums[run] += loss.item()
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        return first_line(error)
-    return sums
-
-
-def _update(state: State, loss: float) -> None:
-    parameters = [parameter for parameter in state.plan.parameters.values() if parameter.grad is not None]
-    limit = state.plan.config.clip or math.inf
-    norm = float(nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-        _diverged(state, what, state.outcome.steps + 1)
-        return
-    state.optimizer.step()
-    state.schedule.step()
-    state.optimizer.zero_grad()
-    state.loss_sum += loss
-    state.loss_steps += 1
-
-
-def _diverged(state: State, what: str, step: int) -> None:
-    _fail(state, f"{what} at step {step}, learning rate {state.plan.rate:.3g}; a lower rate may help", step)
-
-
-def _fail(state: State, why: str, step: int) -> None:
-    outcome = state.outcome
-    outcome.stopped, outcome.failed, state.active = why, True, False
-    state.plan.record({"step": step, "seconds": round(outcome.seconds, 3), "stopped": why})
 
 
 def _log(run: str, state: State, accelerator: Accelerator) -> None:
@@ -181,20 +109,22 @@ def _log(run: str, state: State, accelerator: Accelerator) -> None:
     accelerator.log({f"{run}/{key}": value for key, value in row.items() if key != "step"}, step=step)
 
 
-def _evaluate_due(states: Mapping[str, State], step: int, clock: _Clock, keeper: Keeper, pieces: Pieces) -> None:
+def _evaluate_due(
+    states: Mapping[str, State], step: int, clock: _Clock, keeper: Keeper, passes: Passes, processes: Processes
+) -> None:
     """Evaluates the runs whose step is new; one that leaves in the middle is saved as it was before."""
     for state in states.values():
         before = time.perf_counter()
         try:
             if state.due:
-                _evaluate_or_stop(state)
+                _evaluate_or_stop(state, processes)
                 state.due = False
         except Leave:
-            keeper.leave(states, step, pieces.count)
+            keeper.leave(states, step, passes.most)
         except Exception as error:
             if not state.plan.isolated or isinstance(error, Unwritable):
                 raise
-            _fail(state, f"evaluation: {type(error).__name__}: {first_line(error)}", state.outcome.steps)
+            failed(state, f"evaluation: {type(error).__name__}: {first_line(error)}", state.outcome.steps)
         spent = time.perf_counter() - before
         clock.besides += spent
         state.outcome.evaluating += spent
@@ -213,16 +143,16 @@ def _end(states: dict[str, State], clock: _Clock) -> None:
         clock.besides += time.perf_counter() - before
 
 
-def _evaluate_or_stop(state: State) -> None:
+def _evaluate_or_stop(state: State, processes: Processes) -> None:
     """Evaluates where it is due, keeps the best weights, and stops at the end, out of patience or of time."""
     plan, outcome, why = state.plan, state.outcome, None
     late = plan.config.max_seconds is not None and outcome.seconds >= plan.config.max_seconds
     last = outcome.steps >= state.total or late
     if plan.evaluate is not None and (last or outcome.steps % state.eval_every == 0):
-        metrics = plan.evaluate()
+        metrics = processes.said(plan.evaluate())
         bad = not_finite(metrics)
         if bad is not None:
-            _diverged(state, f"validation {bad}", outcome.steps)
+            diverged(state, f"validation {bad}", outcome.steps)
             return
         plan.record({"step": outcome.steps, "seconds": round(outcome.seconds, 3), "metrics": dict(metrics)})
         value = metrics[plan.metric]

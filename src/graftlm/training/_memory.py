@@ -1,4 +1,4 @@
-"""What happens where memory runs out: the same batch goes through the model in more pieces."""
+"""What happens where memory runs out: fewer runs go through the model at once, then a batch goes in more pieces."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,41 +23,58 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-class Pieces:
-    """In how many passes a batch goes through the model. `warn` is told when they become more.
+class Passes:
+    """Through how many passes the rows of a step go. `warn` is told when they become more.
 
-    The gradient of a step is the sum over its examples whatever the pieces, so that only rounding changes.
+    `most`: as many runs go through the model at once, None where all do. The gradient of a step is the sum over its
+    examples whatever the passes, so that only rounding changes.
     """
 
     def __init__(self, warn: Callable[[str], None]):
-        self.count = 1
-        self._warn = warn
+        self.most: int | None = None
+        self.warn = warn
 
-    def halve(self, drawn: Mapping[str, Sequence[Sequence[int]]], step: int, said: str) -> None:
-        """Cuts batches into twice as many pieces; raises UserError where each holds one example already.
+    def groups(self, runs: Sequence[str]) -> list[list[str]]:
+        """Runs that share a pass."""
+        size = self.most or max(1, len(runs))
+        return [list(runs[place : place + size]) for place in range(0, len(runs), size)]
+
+    def fewer(self, runs: int, step: int) -> None:
+        """Halves how many runs share a pass, where `runs` did not fit."""
+        self.most = -(-runs // 2)
+        _let_go()
+        self.warn(f"out of memory at step {step}: from here on at most {self.most} runs go through the model at once")
+
+    def halved(self, pieces: int, parts: Sequence[Sequence[int]], step: int, said: str) -> int:
+        """Twice as many pieces of a run's batches; raises UserError where each holds one example already.
 
         `said` is how the allocator put it.
         """
-        rows = max(len(part) for parts in drawn.values() for part in parts)
-        if self.count >= rows:
+        rows = max(map(len, parts))
+        if pieces >= rows:
             raise UserError(
                 f"out of memory at step {step} with one example a pass ({said}); a smaller training.max_length, "
                 "training.gradient_checkpointing=true or a smaller model needs less"
             )
-        self.count = min(2 * self.count, rows)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self._warn(
-            f"out of memory at step {step}: from here on a batch of {rows} goes through the model in {self.count} "
+        count = min(2 * pieces, rows)
+        _let_go()
+        self.warn(
+            f"out of memory at step {step}: from here on a batch of {rows} goes through the model in {count} "
             "pieces; each step still takes the same examples"
         )
+        return count
 
-    def cut(self, rows: Mapping[str, Sequence[int]]) -> list[dict[str, Sequence[int]]]:
-        """One batch of each run, in pieces of nearly one size; a run with few rows is in the first ones alone."""
-        sizes = {run: -(-len(own) // self.count) for run, own in rows.items()}
-        pieces: list[dict[str, Any]] = [
-            {run: own[place * sizes[run] : (place + 1) * sizes[run]] for run, own in rows.items()}
-            for place in range(self.count)
-        ]
-        filled = [{run: own for run, own in piece.items() if own} for piece in pieces]
-        return [piece for piece in filled if piece]
+
+def cut(rows: Mapping[str, Sequence[int]], pieces: Mapping[str, int]) -> list[dict[str, Sequence[int]]]:
+    """One batch of each run, in its number of pieces of nearly one size; a run with few is in the first ones alone."""
+    found: list[dict[str, Any]] = [{} for _ in range(max(pieces.values(), default=1))]
+    for run, own in rows.items():
+        size = max(1, -(-len(own) // pieces[run]))
+        for place, start in enumerate(range(0, len(own), size)):
+            found[place][run] = own[start : start + size]
+    return [piece for piece in found if piece]
+
+
+def _let_go() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -26,7 +26,7 @@ class Plan:
     `rates` multiplies `rate` for the tensors that it names. `evaluate` gives metrics; `better` says whether a new value
     of the watched metric beats an old one. `watch` is told of each evaluation and may give a reason to stop. `ended` is
     called once, with the weights that are kept in place; a run that has it is forgotten afterwards. `isolated`: an
-    error in the run's evaluation stops that run alone.
+    error in the run's loss, optimizer or evaluation stops that run alone.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -51,8 +51,9 @@ class Outcome:
 
     `seconds` are of training alone, in shared steps the run's share by tokens; `evaluating` are those of evaluation.
 
-    `failed`: a number was not finite, as `stopped` says; the weights are those of the best evaluation before it.
-    `pieces`: how many passes a batch took in the end, more than one where memory ran out.
+    `failed`: a number was not finite, or the run raised an error, as `stopped` says; the weights are those of the best
+    evaluation before it.
+    `pieces`: how many passes a batch takes, more than one where memory ran out.
     """
 
     steps: int = 0

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from graftlm.training._batches import epoch_batches
-from graftlm.training._memory import out_of_memory
 from graftlm.training._state import Plan
 
 NEARLY, WORSE = 0.97, 0.85  # of the best rate so far: good enough to choose, and too bad to look any further
@@ -19,15 +18,18 @@ Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str,
 
 @dataclass(frozen=True)
 class Timing:
-    """`together`: the chosen number; `seconds`: of a forward and backward pass of so many runs, by how many."""
+    """`together`: the chosen number; `seconds`: of a forward and backward pass of so many runs, by how many.
+
+    There are no seconds where such a pass fails.
+    """
 
     together: int
     seconds: Mapping[int, float]
 
     @property
-    def a_run(self) -> float:
-        """Seconds of one run's share of a pass."""
-        return self.seconds[self.together] / self.together
+    def a_run(self) -> float | None:
+        """Seconds of one run's share of a pass, where that is known."""
+        return self.seconds[self.together] / self.together if self.seconds else None
 
 
 def timed(
@@ -40,14 +42,13 @@ def timed(
     counts = [1 << power for power in range(16) if 1 << power < most and not exactly] + [most]
     batches = {run: _first(plan) for run, plan in plans.items()}
     runs, seconds, started = list(plans), dict[int, float](), time.perf_counter()
-    _pass(losses, {run: batches[run] for run in runs[:1]}, accelerator)  # the first one compiles and allocates
     for count in counts:
         try:
             rows = {run: batches[run] for run in runs[:count]}
+            if not seconds:
+                _pass(losses, rows, accelerator)  # the first one compiles and allocates
             seconds[count] = min(_pass(losses, rows, accelerator) for _ in range(2))
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
+        except Exception:  # the step itself will tell which run fails, or how many fit
             break
         finally:
             for plan in plans.values():
@@ -59,7 +60,7 @@ def timed(
             break
     rates = {many: many / each for many, each in seconds.items()}
     if not rates:
-        return Timing(1, {1: 0.0})
+        return Timing(counts[0], {})
     return Timing(min(many for many, rate in rates.items() if rate >= NEARLY * max(rates.values())), seconds)
 
 
