@@ -1,0 +1,64 @@
+"""A prototype for each label, learned by contrast (ProtoVerb; Cui et al., 2022, arXiv:2203.09770).
+
+States are projected to 64 numbers without a bias, and a label's score is the cosine with its prototype. Both are
+fitted on frozen states by two losses, a full-batch step an epoch, and the scores are averaged with the words' own
+after each were brought to mean 0 and deviation 1 over the labels. The repository stacks examples by label, and so
+needs as many of each; here the same sums run over pairs, so that labels may be of any sizes.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def prototype_scores(states: Tensor, down: Tensor, prototypes: Tensor) -> Tensor:
+    """states (… b d), down (… k d), prototypes (… c k) -> (… b c): cosines."""
+    return cosine(states @ down.mT, prototypes)
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """x (… a k), y (… b k) -> (… a b)."""
+    return functional.normalize(x, dim=-1) @ functional.normalize(y, dim=-1).mT
+
+
+def prototype_loss(x: Tensor, prototypes: Tensor, goals: Tensor) -> Tensor:
+    """x (s k), prototypes (c k), goals (s) -> the mean cross-entropy of cosines, over the number of labels."""
+    return functional.cross_entropy(cosine(x, prototypes), goals) / prototypes.shape[0]
+
+
+def instance_loss(x: Tensor, goals: Tensor) -> Tensor:
+    """x (s k), goals (s): Σ over pairs (a, b) of one label, a = b too, of
+    −log e^{s(a,b)} / (e^{s(a,b)} + Σ_{j of another label} e^{s(j,b)}), over s².
+    """
+    similar = cosine(x, x)  # s s
+    same = goals[:, None] == goals
+    others = similar.masked_fill(same, -torch.inf).logsumexp(0)  # s, by column
+    each = torch.logaddexp(similar, others.expand_as(similar)) - similar
+    return each[same].sum() / x.shape[0] ** 2
+
+
+def together(words: Tensor, prototypes: Tensor) -> Tensor:
+    """Two sets of scores (… c) -> their mean after each has mean 0 and deviation 1 over the labels."""
+    return (standardised(words) + standardised(prototypes)) / 2
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """scores (… c) -> (… c); scores that are all the same become 0."""
+    spread = scores.var(-1, keepdim=True)
+    return (scores - scores.mean(-1, keepdim=True)) / (spread + torch.finfo(scores.dtype).tiny).sqrt()
+
+
+def fitted(
+    states: Tensor, goals: Tensor, down: Tensor, prototypes: Tensor, epochs: int, rate: float
+) -> tuple[Tensor, Tensor]:
+    """`down` (k d) and `prototypes` (c k) after `epochs` full-batch steps of Adam on frozen states (s d)."""
+    down, prototypes = (tensor.detach().clone().requires_grad_() for tensor in (down, prototypes))
+    optimizer = torch.optim.Adam([down, prototypes], lr=rate)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            x = states.detach() @ down.mT
+            loss = prototype_loss(x, prototypes, goals) + instance_loss(x, goals)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return down.detach(), prototypes.detach()
