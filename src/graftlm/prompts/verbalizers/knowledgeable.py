@@ -9,8 +9,39 @@ cuts the same share of each label's words. What the vocabulary's softmax divides
 logits at the words' rows are enough.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.prompts.verbalizers._verbalizer import Given, Verbalizer
+from graftlm.prompts.verbalizers._words import Split, Word, Words, table_of, word_logits, words_of
+from graftlm.sites import Tensors, zeros
+
+SEES = True
+
+
+class Options(Config):
+    """`words`: each label's, its name's first. `split`: what becomes of a word of several tokens.
+
+    `quantile`: the share of the vocabulary, by its prior, whose words are dropped. `relevance`: words that follow
+    another label's name more are dropped. `calibrate`: probabilities are divided by priors. `weights`: "mean" for no
+    training, or "learned", at a learning rate of `rate`. `priors`: the log of each word's own, in the order of the
+    words; what a new run finds.
+    """
+
+    words: Words
+    split: Split = "first"
+    quantile: NonNegativeFloat = Field(default=0.5, lt=1)
+    relevance: bool = True
+    calibrate: bool = True
+    weights: Literal["mean", "learned"] = "learned"
+    rate: PositiveFloat = 0.06
+    priors: tuple[float, ...] = ()
 
 
 def prior(log_probs: Tensor) -> Tensor:
@@ -18,11 +49,11 @@ def prior(log_probs: Tensor) -> Tensor:
     return log_probs.logsumexp(0) - torch.log(torch.tensor(float(log_probs.shape[0])))
 
 
-def frequent(priors: Tensor, words: list[list[int]], quantile: float) -> list[bool]:
-    """priors (v), the tokens of each word -> whether none of a word's tokens is in the vocabulary's lower `quantile`."""
+def frequent(priors: Tensor, words: Sequence[Sequence[int]], quantile: float) -> list[bool]:
+    """priors (v), each word's tokens -> whether none of them is in the vocabulary's lower `quantile`."""
     low = torch.zeros(priors.shape[0], dtype=torch.bool)
     low[priors.argsort(stable=True)[: int(quantile * priors.shape[0])]] = True
-    return [not bool(low[tokens].any()) for tokens in words]
+    return [not bool(low[list(tokens)].any()) for tokens in words]
 
 
 def relevance(logits: Tensor, owners: Tensor, names: Tensor) -> Tensor:
@@ -59,3 +90,50 @@ def weighted_score(logits: Tensor, weights: Tensor, members: Tensor) -> Tensor:
     """logits (n b r), weights (n r), members (c r) -> (n b c): Σ softmax(weights) · log p over a label's words."""
     shares = weights[:, None, :].masked_fill(~members, -torch.inf).softmax(-1)  # n c r
     return logits @ shares.mT
+
+
+def resolved(options: Options, given: Given) -> Options:
+    """The options with the words that stay and their priors, so that they are made again without examples."""
+    if given.seen is None or options.priors:
+        return options
+    words = words_of(options.words, given.labels, given.tokenizer, options.split)
+    logits = given.seen.logits.float()
+    priors = prior(logits.log_softmax(-1))
+    kept = frequent(priors, [word.tokens for word in words], options.quantile)
+    firsts = {word.label: number for number, word in reversed(list(enumerate(words)))}
+    for number in firsts.values():
+        kept[number] = True  # a label's name stays
+    words = [word for word, stays in zip(words, kept, strict=True) if stays]
+    if options.relevance:
+        words = _relevant(words, logits, options.split)
+    table = table_of(words, len(given.labels), options.split)
+    own = word_logits(priors[table.rows], table.places, options.split)
+    left = {label: tuple(word.text for word in words if word.label == n) for n, label in enumerate(given.labels)}
+    return options.model_copy(update={"words": left, "priors": tuple(round(value, 6) for value in own.tolist())})
+
+
+def _relevant(words: list[Word], logits: Tensor, split: Split) -> list[Word]:
+    owners = torch.tensor([word.label for word in words])
+    names = torch.tensor([int((owners == label).nonzero()[0]) for label in range(int(owners.max()) + 1)])
+    table = table_of(words, len(names), split)
+    found = relevance(word_logits(logits[:, table.rows], table.places, split), owners, names)
+    return [word for number, word in enumerate(words) if number in names or found[number] >= 1]
+
+
+def make(options: Options, given: Given) -> Verbalizer:
+    """The verbalizer of what `resolved` gave; without priors nothing is calibrated."""
+    words = words_of(options.words, given.labels, given.tokenizer, options.split)
+    table = table_of(words, len(given.labels), options.split)
+    priors = torch.tensor(options.priors) if options.calibrate and options.priors else torch.zeros(len(words))
+    if len(priors) != len(words):
+        raise UserError(f"verbalizer.priors has {len(priors)} numbers for {len(words)} words")
+    learned = options.weights == "learned"
+
+    def score(states: Tensor, logits: Tensor, p: Tensors) -> Tensor:
+        each = word_logits(logits, table.places.to(logits.device), options.split)
+        each = calibrated(each, priors.to(each))
+        members = table.members.to(logits.device)
+        return weighted_score(each, p["weights"], members) if learned else mean_score(each, members)
+
+    params = {"weights": zeros(len(words))} if learned else {}
+    return Verbalizer(table.rows, score, params, rate=options.rate if learned else None)

@@ -7,8 +7,31 @@ needs as many of each; here the same sums run over pairs, so that labels may be 
 """
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.prompts.verbalizers._verbalizer import Given, Verbalizer
+from graftlm.prompts.verbalizers._words import Split, Words, table_of, word_logits, words_of
+from graftlm.sites import Param, Tensors, zeros
+
+SEES = True
+
+
+class Options(Config):
+    """`words`: each label's, for the scores that those of the prototypes are averaged with; none for prototypes alone.
+
+    `width`: numbers that a state is projected to. `epochs` and `rate`: the fit before the run's own training, in which
+    projection and prototypes go on learning.
+    """
+
+    words: Words = Field(default={})
+    split: Split = "refuse"
+    width: PositiveInt = 64
+    epochs: PositiveInt = 5
+    rate: PositiveFloat = 1e-3
 
 
 def prototype_scores(states: Tensor, down: Tensor, prototypes: Tensor) -> Tensor:
@@ -62,3 +85,41 @@ def fitted(
             loss.backward()
             optimizer.step()
     return down.detach(), prototypes.detach()
+
+
+def make(options: Options, given: Given) -> Verbalizer:
+    """With what was seen, prototypes are fitted to it; without, their tensors wait to be loaded."""
+    classes, width = len(given.labels), given.rows.shape[1]
+    params = {"down": zeros(options.width, width), "prototypes": zeros(classes, options.width)}
+    if given.seen is not None:
+        fit = _start(options, given)
+        params = {
+            "down": Param((options.width, width), lambda _: fit[0]),
+            "prototypes": Param((classes, options.width), lambda _: fit[1]),
+        }
+    words = words_of(options.words, given.labels, given.tokenizer, options.split) if options.words else []
+    table = table_of(words, classes, options.split) if words else None
+
+    def score(states: Tensor, logits: Tensor, p: Tensors) -> Tensor:
+        near = prototype_scores(states, p["down"], p["prototypes"])
+        if table is None:
+            return near
+        members = table.members.to(logits)
+        each = word_logits(logits, table.places.to(logits.device), options.split)
+        return together(each @ (members / members.sum(1, keepdim=True)).mT, near)
+
+    rows = torch.zeros(0, dtype=torch.long) if table is None else table.rows
+    return Verbalizer(rows, score, params, needs_states=True)
+
+
+def _start(options: Options, given: Given) -> tuple[Tensor, Tensor]:
+    """A projection as a linear layer starts, prototypes as Xavier's uniform, both then fitted to what was seen."""
+    seen, classes, width = given.seen, len(given.labels), given.rows.shape[1]
+    assert seen is not None
+    if len(seen.goals.unique()) < 2:
+        raise UserError("the prototypical verbalizer needs training examples of two labels at least")
+    generator = torch.Generator().manual_seed(given.seed)
+    down = torch.empty(options.width, width).uniform_(-1, 1, generator=generator) * width**-0.5
+    bound = (6 / (classes + options.width)) ** 0.5
+    prototypes = torch.empty(classes, options.width).uniform_(-bound, bound, generator=generator)
+    return fitted(seen.states.float(), seen.goals, down, prototypes, options.epochs, options.rate)
