@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from graftlm.prompts.verbalizers import interpolation, knowledgeable, likelihood, prototypical, soft
+from graftlm.prompts import _interpolation
+from graftlm.prompts.verbalizers import knowledgeable, likelihood, prototypical, soft
 
 LOG = math.log
 
@@ -25,11 +26,10 @@ def test_a_knowledgeable_score_is_the_mean_of_probabilities_over_priors() -> Non
 
 
 def test_learned_weights_start_equal_and_weigh_the_logs() -> None:
-    logits = exact([[[1.0, 3.0, 5.0]], [[1.0, 3.0, 5.0]]])
-    members = torch.tensor([[True, True, False], [False, False, True]])
-    weights = exact([[0.0, 0.0, 0.0], [LOG(3), 0.0, 9.0]])
-    found = knowledgeable.weighted_score(logits, weights, members)
-    torch.testing.assert_close(found, exact([[[2.0, 5.0]], [[1.5, 5.0]]]))
+    logits, members = exact([[1.0, 3.0, 5.0]]), torch.tensor([[True, True, False], [False, False, True]])
+    torch.testing.assert_close(knowledgeable.weighted_score(logits, exact([0.0] * 3), members), exact([[2.0, 5.0]]))
+    found = knowledgeable.weighted_score(logits, exact([LOG(3), 0.0, 9.0]), members)
+    torch.testing.assert_close(found, exact([[1.5, 5.0]]))
 
 
 def test_words_rarer_than_half_of_the_vocabulary_are_dropped() -> None:
@@ -55,16 +55,14 @@ def test_relevance_with_three_labels_takes_the_power_mean_of_the_others() -> Non
     assert float(found[3]) == pytest.approx(3 / ((2**order + 1) / 2) ** (1 / order))
 
 
-def test_a_fresh_soft_verbalizer_scores_as_the_mean_of_its_words_logits() -> None:
-    torch.manual_seed(0)
-    rows, bias, states = torch.randn(9, 4).double(), torch.randn(9).double(), torch.randn(1, 5, 4).double()
-    words = [[1, 2], [7]]
-    weight, own = soft.label_rows(rows, words)[None], soft.label_rows(bias, words)[None]
-    logits = states[0] @ rows.T + bias
-    torch.testing.assert_close(
-        soft.class_scores(states, weight, own)[0], torch.stack([logits[:, [1, 2]].mean(1), logits[:, 7]], 1)
-    )
-    torch.testing.assert_close(soft.class_scores(states, weight), soft.class_scores(states, weight, own * 0))
+def test_a_label_vector_is_the_mean_of_its_words_rows() -> None:
+    rows, owners = exact([[1.0, 2.0], [0.0, 1.0], [3.0, 4.0]]), torch.tensor([0, 1, 0])
+    weight = soft.label_rows(rows, owners)
+    torch.testing.assert_close(weight, exact([[2.0, 3.0], [0.0, 1.0]]))
+    torch.testing.assert_close(soft.label_rows(rows[:, 0], owners), exact([2.0, 0.0]))
+    states, bias = exact([[1.0, -1.0]]), exact([0.5, 0.0])
+    torch.testing.assert_close(soft.class_scores(states, weight, bias), exact([[-0.5, -1.0]]))
+    torch.testing.assert_close(soft.class_scores(states, weight), exact([[-1.0, -1.0]]))
 
 
 def test_prototype_scores_are_cosines_of_projections() -> None:
@@ -128,14 +126,19 @@ def test_a_word_speaks_for_a_label_by_its_odds_there_against_elsewhere() -> None
 def test_words_are_chosen_among_the_likeliest_that_are_allowed() -> None:
     log_probs = exact([[0.5, 0.2, 0.25, 0.05], [0.1, 0.6, 0.26, 0.04]]).log()
     goals, every = torch.tensor([0, 1]), torch.ones(4, dtype=torch.bool)
-    assert likelihood.chosen(log_probs, goals, 0, 2, 4, every) == [0, 3]
-    assert likelihood.chosen(log_probs, goals, 0, 2, 2, every) == [0, 2]
-    assert likelihood.chosen(log_probs, goals, 0, 1, 4, torch.tensor([False, True, True, True])) == [3]
+    assert likelihood.ranked(log_probs, goals, 0, 4, every) == [0, 3, 2, 1]
+    assert likelihood.ranked(log_probs, goals, 0, 2, every) == [0, 2]
+    assert likelihood.ranked(log_probs, goals, 0, 4, torch.tensor([False, True, True, True])) == [3, 2, 1]
 
 
 def test_a_number_lies_between_two_words() -> None:
-    logits = exact([[0.0, LOG(3)], [0.0, 0.0]])
-    scores = interpolation.interpolated(logits, 1.0, 5.0)
-    torch.testing.assert_close(scores[:, 0], exact([4.0, 3.0]))
-    found = interpolation.mixture_loss(scores, exact([4.0, 5.0]), 1.0, 5.0)
+    logits, ends = exact([[0.0, LOG(3)], [0.0, 0.0]]), exact([1.0, 5.0])
+    torch.testing.assert_close(_interpolation.interpolated(logits, ends), exact([4.0, 3.0]))
+    found = _interpolation.mixture_loss(logits, exact([4.0, 5.0]), ends)
     torch.testing.assert_close(found, exact([0.0, LOG(2)]))
+
+
+def test_between_several_words_it_is_a_mixture_of_the_two_nearest() -> None:
+    found = _interpolation.mixture(exact([1.5, 5.0, 3.0, 9.0, -1.0]), exact([5.0, 1.0, 2.0]))
+    expected = [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1 / 3, 0.0, 2 / 3], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    torch.testing.assert_close(found, exact(expected))

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from graftlm.core.errors import UserError, unknown
+from graftlm.core.errors import UserError
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._verbalizer import of_each_label
 
-Split = Literal["refuse", "first", "mean", "max", "drop"]
+Several = Literal["refuse", "first", "mean", "max", "drop"]
 """What becomes of a word of several tokens: an error; its first token; the mean or the largest of its tokens' logits at
 the one mask; or it is left out."""
 
@@ -22,7 +24,7 @@ def _listed(value: Any) -> Any:
     return value
 
 
-Words = Annotated[Mapping[str, tuple[str, ...]], BeforeValidator(_listed)]
+Words = Annotated[Mapping[str, Annotated[tuple[str, ...], Field(min_length=1)]], BeforeValidator(_listed)]
 
 
 @dataclass(frozen=True)
@@ -34,53 +36,28 @@ class Word:
     tokens: tuple[int, ...]
 
 
-def tokens_of(word: str, tokenizer: Any) -> tuple[int, ...]:
-    """A word's tokens behind other text: with a space before it, but for tokenizers that make a token of that alone."""
-
-    def ids_of(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    found = ids_of(" " + word.strip())
-    if len(found) > 1 and not tokenizer.decode(found[:1]).strip():
-        found = ids_of(word.strip())
-    return tuple(found)
-
-
-def words_of(words: Mapping[str, Sequence[str]], labels: Sequence[str], tokenizer: Any, split: Split) -> list[Word]:
+def words_of(
+    words: Mapping[str, Sequence[str]], labels: Sequence[str], lexicon: Lexicon, several: Several
+) -> list[Word]:
     """Each label's words, in the order of the labels; what cannot be a word is refused by name."""
-    for label in words:
-        if label not in labels:
-            raise unknown("label", label, labels)
     found: list[Word] = []
-    for number, label in enumerate(labels):
-        if not words.get(label):
-            raise UserError(f'label "{label}" has no word; verbalizer.words says one, as {{"{label}": ["word"]}}')
-        own = [Word(text, number, _known(text, label, tokenizer)) for text in words[label]]
-        whole = [word for word in own if len(word.tokens) == 1 or split != "drop"]
+    for number, texts in enumerate(of_each_label(words, labels)):
+        own = [Word(text, number, tuple(lexicon.tokens(text))) for text in texts]
+        whole = [word for word in own if len(word.tokens) == 1 or several != "drop"]
         if not whole:
-            raise UserError(f'each word of "{label}" is several tokens, and verbalizer.split = drop leaves none')
-        if split == "refuse":
-            _refuse_split(whole, label, tokenizer)
+            raise UserError(f'"{labels[number]}" has no word of one token, and prompt.verbalizer.several = drop')
+        if several == "refuse":
+            _refuse_several(whole, lexicon)
         found += whole
     return found
 
 
-def _known(text: str, label: str, tokenizer: Any) -> tuple[int, ...]:
-    tokens = tokens_of(text, tokenizer)
-    if not tokens or tokenizer.unk_token_id in tokens:
+def _refuse_several(words: Sequence[Word], lexicon: Lexicon) -> None:
+    long = next((word for word in words if len(word.tokens) > 1), None)
+    if long is not None:
         raise UserError(
-            f'{type(tokenizer).__name__} has no token for the word "{text}" of label "{label}"; use another'
-        )
-    return tokens
-
-
-def _refuse_split(words: Sequence[Word], label: str, tokenizer: Any) -> None:
-    several = next((word for word in words if len(word.tokens) > 1), None)
-    if several is not None:
-        parts = " ".join(tokenizer.convert_ids_to_tokens(list(several.tokens)))
-        raise UserError(
-            f'the word "{several.text}" of label "{label}" is {len(several.tokens)} tokens, {parts}; verbalizer.split '
-            "= first, mean, max or drop says what to do with it, or --multi-mask gives each token a mask"
+            f'the word "{long.text}" is {len(long.tokens)} tokens ({lexicon.said(list(long.tokens))}), and a mask is '
+            "one; another word, or prompt.verbalizer.several = first, mean, max or drop, would work"
         )
 
 
@@ -92,10 +69,15 @@ class Table:
     places: Tensor
     members: Tensor
 
+    @property
+    def shares(self) -> Tensor:
+        """(c words): each of a label's words counts the same."""
+        return self.members / self.members.sum(1, keepdim=True)
 
-def table_of(words: Sequence[Word], labels: int, split: Split) -> Table:
+
+def table_of(words: Sequence[Word], labels: int, several: Several) -> Table:
     """The rows that words need, once each, and where each word's are among them."""
-    own = [word.tokens[:1] if split == "first" else word.tokens for word in words]
+    own = [word.tokens[:1] if several == "first" else word.tokens for word in words]
     rows = sorted({token for tokens in own for token in tokens})
     place = {token: number for number, token in enumerate(rows)}
     places = [torch.tensor([place[token] for token in tokens]) for tokens in own]
@@ -103,11 +85,11 @@ def table_of(words: Sequence[Word], labels: int, split: Split) -> Table:
     return Table(torch.tensor(rows), torch.nn.utils.rnn.pad_sequence(places, True, -1), members)
 
 
-def word_logits(logits: Tensor, places: Tensor, split: Split) -> Tensor:
+def word_logits(logits: Tensor, places: Tensor, several: Several) -> Tensor:
     """logits (… r), places (words tokens) -> (… words): one token's, or the mean or the largest of several."""
     found = logits[..., places.clamp(min=0)]  # … words tokens
     if places.shape[1] == 1:
         return found[..., 0]
-    if split == "max":
+    if several == "max":
         return found.masked_fill(places < 0, -torch.inf).amax(-1)
     return found.masked_fill(places < 0, 0.0).sum(-1) / (places >= 0).sum(-1)

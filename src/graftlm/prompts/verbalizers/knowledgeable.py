@@ -18,15 +18,15 @@ from torch import Tensor
 
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
-from graftlm.prompts.verbalizers._verbalizer import Given, Verbalizer
-from graftlm.prompts.verbalizers._words import Split, Word, Words, table_of, word_logits, words_of
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._seen import Seen
+from graftlm.prompts._verbalizer import Verbalizer
+from graftlm.prompts.verbalizers._words import Several, Word, Words, table_of, word_logits, words_of
 from graftlm.sites import Tensors, zeros
-
-SEES = True
 
 
 class Options(Config):
-    """`words`: each label's, its name's first. `split`: what becomes of a word of several tokens.
+    """`words`: each label's, its name's first. `several`: what becomes of a word of several tokens.
 
     `quantile`: the share of the vocabulary, by its prior, whose words are dropped. `relevance`: words that follow
     another label's name more are dropped. `calibrate`: probabilities are divided by priors. `weights`: "mean" for no
@@ -35,7 +35,7 @@ class Options(Config):
     """
 
     words: Words
-    split: Split = "first"
+    several: Several = "first"
     quantile: NonNegativeFloat = Field(default=0.5, lt=1)
     relevance: bool = True
     calibrate: bool = True
@@ -87,53 +87,57 @@ def mean_score(logits: Tensor, members: Tensor) -> Tensor:
 
 
 def weighted_score(logits: Tensor, weights: Tensor, members: Tensor) -> Tensor:
-    """logits (n b r), weights (n r), members (c r) -> (n b c): Σ softmax(weights) · log p over a label's words."""
-    shares = weights[:, None, :].masked_fill(~members, -torch.inf).softmax(-1)  # n c r
+    """logits (b r), weights (r), members (c r) -> (b c): Σ softmax(weights) · log p over a label's words."""
+    shares = weights.expand(members.shape).masked_fill(~members, -torch.inf).softmax(-1)  # c r
     return logits @ shares.mT
 
 
-def resolved(options: Options, given: Given) -> Options:
+def resolved(config: Options, labels: Sequence[str], lexicon: Lexicon, seen: Seen) -> Options:
     """The options with the words that stay and their priors, so that they are made again without examples."""
-    if given.seen is None or options.priors:
-        return options
-    words = words_of(options.words, given.labels, given.tokenizer, options.split)
-    logits = given.seen.logits.float()
+    if config.priors:
+        return config
+    words = words_of(config.words, labels, lexicon, config.several)
+    logits = seen.logits.float()
     priors = prior(logits.log_softmax(-1))
-    kept = frequent(priors, [word.tokens for word in words], options.quantile)
-    firsts = {word.label: number for number, word in reversed(list(enumerate(words)))}
-    for number in firsts.values():
-        kept[number] = True  # a label's name stays
+    kept = frequent(priors, [word.tokens for word in words], config.quantile)
+    for name in _names(words):
+        kept[name] = True
     words = [word for word, stays in zip(words, kept, strict=True) if stays]
-    if options.relevance:
-        words = _relevant(words, logits, options.split)
-    table = table_of(words, len(given.labels), options.split)
-    own = word_logits(priors[table.rows], table.places, options.split)
-    left = {label: tuple(word.text for word in words if word.label == n) for n, label in enumerate(given.labels)}
-    return options.model_copy(update={"words": left, "priors": tuple(round(value, 6) for value in own.tolist())})
+    if config.relevance:
+        words = _relevant(words, logits, config.several)
+    table = table_of(words, len(labels), config.several)
+    own = word_logits(priors[table.rows], table.places, config.several)
+    left = {label: tuple(word.text for word in words if word.label == place) for place, label in enumerate(labels)}
+    return config.model_copy(update={"words": left, "priors": tuple(round(value, 6) for value in own.tolist())})
 
 
-def _relevant(words: list[Word], logits: Tensor, split: Split) -> list[Word]:
-    owners = torch.tensor([word.label for word in words])
-    names = torch.tensor([int((owners == label).nonzero()[0]) for label in range(int(owners.max()) + 1)])
-    table = table_of(words, len(names), split)
-    found = relevance(word_logits(logits[:, table.rows], table.places, split), owners, names)
-    return [word for number, word in enumerate(words) if number in names or found[number] >= 1]
+def _names(words: Sequence[Word]) -> list[int]:
+    """Where each label's first word is, which stays whatever is said of it."""
+    owners = [word.label for word in words]
+    return [owners.index(label) for label in sorted(set(owners))]
 
 
-def make(options: Options, given: Given) -> Verbalizer:
+def _relevant(words: list[Word], logits: Tensor, several: Several) -> list[Word]:
+    owners, names = torch.tensor([word.label for word in words]), _names(words)
+    table = table_of(words, len(names), several)
+    found = relevance(word_logits(logits[:, table.rows], table.places, several), owners, torch.tensor(names))
+    return [word for place, word in enumerate(words) if place in names or found[place] >= 1]
+
+
+def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
     """The verbalizer of what `resolved` gave; without priors nothing is calibrated."""
-    words = words_of(options.words, given.labels, given.tokenizer, options.split)
-    table = table_of(words, len(given.labels), options.split)
-    priors = torch.tensor(options.priors) if options.calibrate and options.priors else torch.zeros(len(words))
+    words = words_of(config.words, labels, lexicon, config.several)
+    table = table_of(words, len(labels), config.several)
+    priors = torch.tensor(config.priors) if config.calibrate and config.priors else torch.zeros(len(words))
     if len(priors) != len(words):
-        raise UserError(f"verbalizer.priors has {len(priors)} numbers for {len(words)} words")
-    learned = options.weights == "learned"
+        raise UserError(f"prompt.verbalizer.priors has {len(priors)} numbers for {len(words)} words")
+    learned = config.weights == "learned"
 
-    def score(states: Tensor, logits: Tensor, p: Tensors) -> Tensor:
-        each = word_logits(logits, table.places.to(logits.device), options.split)
-        each = calibrated(each, priors.to(each))
-        members = table.members.to(logits.device)
-        return weighted_score(each, p["weights"], members) if learned else mean_score(each, members)
+    def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
+        each = word_logits(logits[:, 0], table.places.to(logits.device), config.several)
+        each, members = calibrated(each, priors.to(each)), table.members.to(logits.device)
+        return weighted_score(each, own["weights"].to(each), members) if learned else mean_score(each, members)
 
+    stored = {"name": "knowledgeable", **config.model_dump(mode="json")}
     params = {"weights": zeros(len(words))} if learned else {}
-    return Verbalizer(table.rows, score, params, rate=options.rate if learned else None)
+    return Verbalizer(table.rows, scores, stored, params=params, rate=config.rate if learned else None)

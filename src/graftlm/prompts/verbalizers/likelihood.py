@@ -5,7 +5,7 @@ For each label, the words that are likeliest at its examples' masks are candidat
 (equation 7 with equation 5's balance).
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field, PositiveInt
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
-from graftlm.prompts.verbalizers._verbalizer import Given, Verbalizer
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._seen import Seen
+from graftlm.prompts._verbalizer import Verbalizer
 from graftlm.prompts.verbalizers._words import Words, table_of, word_logits, words_of
 from graftlm.sites import Tensors
-
-SEES = True
 
 
 class Options(Config):
@@ -45,49 +45,58 @@ def candidates(log_probs: Tensor, goals: Tensor, label: int, count: int, allowed
     return score.argsort(descending=True, stable=True)[: min(count, int(allowed.sum()))]
 
 
-def chosen(log_probs: Tensor, goals: Tensor, label: int, count: int, among: int, allowed: Tensor) -> list[int]:
-    """The `count` best words of one label among its `among` likeliest."""
+def ranked(log_probs: Tensor, goals: Tensor, label: int, among: int, allowed: Tensor) -> list[int]:
+    """The `among` likeliest words at one label's masks, those first that speak for it most."""
     pool = candidates(log_probs, goals, label, among, allowed)
-    best = ratios(log_probs[:, pool], goals, label).argsort(descending=True, stable=True)
-    return pool[best[:count]].tolist()
+    return pool[ratios(log_probs[:, pool], goals, label).argsort(descending=True, stable=True)].tolist()
 
 
-def resolved(options: Options, given: Given) -> Options:
+def resolved(config: Options, labels: Sequence[str], lexicon: Lexicon, seen: Seen) -> Options:
     """The options with the words that were found."""
-    if options.words or given.seen is None:
-        return options
-    log_probs = given.seen.logits.float().log_softmax(-1)
-    texts = whole_words(given.tokenizer, log_probs.shape[1])
+    if config.words:
+        return config
+    log_probs = seen.logits.float().log_softmax(-1)
+    texts = whole_words(lexicon, log_probs.shape[1])
     allowed = torch.tensor([text is not None for text in texts])
     found: dict[str, tuple[str, ...]] = {}
-    for number, label in enumerate(given.labels):
-        if not bool((given.seen.goals == number).any()):
+    for place, label in enumerate(labels):
+        if not bool((seen.goals == place).any()):
             raise UserError(f'no training example has label "{label}", so no word can be found for it')
-        own = chosen(log_probs, given.seen.goals, number, options.count, options.candidates, allowed)
-        found[label] = tuple(text for text in (texts[token] for token in own) if text is not None)
-    return options.model_copy(update={"words": found})
+        order = ranked(log_probs, seen.goals, place, config.candidates, allowed)
+        found[label] = _best(order, texts, config.count, lexicon)
+        if not found[label]:
+            raise UserError(f'none of {config.candidates} candidates is a word for "{label}"; more candidates may help')
+    return config.model_copy(update={"words": found})
 
 
-def whole_words(tokenizer: Any, size: int) -> list[str | None]:
-    """Each token as a word, where it is letters alone and the word is that token again; else None."""
-    known = min(size, len(tokenizer))
-    texts = [text.strip() for text in tokenizer.batch_decode([[token] for token in range(known)])]
-    letters = [token for token in range(known) if texts[token].isalpha() and token not in tokenizer.all_special_ids]
-    spaced = tokenizer([f" {texts[token]}" for token in letters], add_special_tokens=False, verbose=False)["input_ids"]
-    out: list[str | None] = [None] * size
-    for token, ids in zip(letters, spaced, strict=True):
-        out[token] = texts[token] if ids == [token] else None
-    return out
+def whole_words(lexicon: Lexicon, size: int) -> list[str | None]:
+    """Each token's text, where it is letters alone; else None."""
+    tokenizer = lexicon.tokenizer
+    texts = [text.strip() for text in tokenizer.batch_decode([[token] for token in range(min(size, len(tokenizer)))])]
+    special = set(tokenizer.all_special_ids)
+    known = [text if text.isalpha() and token not in special else None for token, text in enumerate(texts)]
+    return known + [None] * (size - len(known))
 
 
-def make(options: Options, given: Given) -> Verbalizer:
-    """The mean of its words' logits for each label."""
-    words = words_of(options.words, given.labels, given.tokenizer, "refuse")
-    table = table_of(words, len(given.labels), "refuse")
+def _best(order: Sequence[int], texts: Sequence[str | None], count: int, lexicon: Lexicon) -> tuple[str, ...]:
+    """The first `count` tokens that are words by themselves at the mask: "ful" is none, nor "##ful"."""
+    found: list[str] = []
+    for token in order:
+        text = texts[token]
+        if len(found) == count:
+            break
+        if text is not None and lexicon.tokens(text) == [token]:
+            found.append(text)
+    return tuple(found)
 
-    def score(states: Tensor, logits: Tensor, p: Tensors) -> Tensor:
-        members = table.members.to(logits)
-        each = word_logits(logits, table.places.to(logits.device), "refuse")
-        return each @ (members / members.sum(1, keepdim=True)).mT
 
-    return Verbalizer(table.rows, score)
+def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
+    """The mean of each label's words' logits."""
+    words = words_of(config.words, labels, lexicon, "refuse")
+    table = table_of(words, len(labels), "refuse")
+
+    def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
+        each = word_logits(logits[:, 0], table.places.to(logits.device), "refuse")
+        return each @ table.shares.to(each).mT
+
+    return Verbalizer(table.rows, scores, {"name": "likelihood", **config.model_dump(mode="json")})

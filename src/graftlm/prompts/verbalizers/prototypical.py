@@ -6,6 +6,8 @@ after each were brought to mean 0 and deviation 1 over the labels. The repositor
 needs as many of each; here the same sums run over pairs, so that labels may be of any sizes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -13,11 +15,11 @@ from torch.nn import functional
 
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
-from graftlm.prompts.verbalizers._verbalizer import Given, Verbalizer
-from graftlm.prompts.verbalizers._words import Split, Words, table_of, word_logits, words_of
-from graftlm.sites import Param, Tensors, zeros
-
-SEES = True
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._seen import Seen
+from graftlm.prompts._verbalizer import Verbalizer
+from graftlm.prompts.verbalizers._words import Several, Words, table_of, word_logits, words_of
+from graftlm.sites import Tensors, kaiming_uniform, normal
 
 
 class Options(Config):
@@ -28,7 +30,7 @@ class Options(Config):
     """
 
     words: Words = Field(default={})
-    split: Split = "refuse"
+    several: Several = "refuse"
     width: PositiveInt = 64
     epochs: PositiveInt = 5
     rate: PositiveFloat = 1e-3
@@ -87,39 +89,31 @@ def fitted(
     return down.detach(), prototypes.detach()
 
 
-def make(options: Options, given: Given) -> Verbalizer:
-    """With what was seen, prototypes are fitted to it; without, their tensors wait to be loaded."""
-    classes, width = len(given.labels), given.rows.shape[1]
-    params = {"down": zeros(options.width, width), "prototypes": zeros(classes, options.width)}
-    if given.seen is not None:
-        fit = _start(options, given)
-        params = {
-            "down": Param((options.width, width), lambda _: fit[0]),
-            "prototypes": Param((classes, options.width), lambda _: fit[1]),
-        }
-    words = words_of(options.words, given.labels, given.tokenizer, options.split) if options.words else []
-    table = table_of(words, classes, options.split) if words else None
+def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
+    """Its tensors start as `started` says, or are loaded."""
+    words = words_of(config.words, labels, lexicon, config.several) if config.words else []
+    table = table_of(words, len(labels), config.several) if words else None
 
-    def score(states: Tensor, logits: Tensor, p: Tensors) -> Tensor:
-        near = prototype_scores(states, p["down"], p["prototypes"])
+    def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
+        near = prototype_scores(states[:, 0].to(own["down"]), own["down"], own["prototypes"])
         if table is None:
             return near
-        members = table.members.to(logits)
-        each = word_logits(logits, table.places.to(logits.device), options.split)
-        return together(each @ (members / members.sum(1, keepdim=True)).mT, near)
+        each = word_logits(logits[:, 0], table.places.to(logits.device), config.several)
+        return together(each @ table.shares.to(each).mT, near)
 
     rows = torch.zeros(0, dtype=torch.long) if table is None else table.rows
-    return Verbalizer(rows, score, params, needs_states=True)
+    params = {
+        "down": kaiming_uniform(config.width, lexicon.width),
+        "prototypes": normal(len(labels), config.width, std=(2 / (len(labels) + config.width)) ** 0.5),
+    }
+    return Verbalizer(rows, scores, {"name": "prototypical", **config.model_dump(mode="json")}, params=params)
 
 
-def _start(options: Options, given: Given) -> tuple[Tensor, Tensor]:
-    """A projection as a linear layer starts, prototypes as Xavier's uniform, both then fitted to what was seen."""
-    seen, classes, width = given.seen, len(given.labels), given.rows.shape[1]
-    assert seen is not None
+def started(config: Options, own: Tensors, seen: Seen) -> Tensors:
+    """A run's fresh tensors, fitted to what was seen."""
     if len(seen.goals.unique()) < 2:
         raise UserError("the prototypical verbalizer needs training examples of two labels at least")
-    generator = torch.Generator().manual_seed(given.seed)
-    down = torch.empty(options.width, width).uniform_(-1, 1, generator=generator) * width**-0.5
-    bound = (6 / (classes + options.width)) ** 0.5
-    prototypes = torch.empty(classes, options.width).uniform_(-bound, bound, generator=generator)
-    return fitted(seen.states.float(), seen.goals, down, prototypes, options.epochs, options.rate)
+    down, prototypes = fitted(
+        seen.states.float(), seen.goals, own["down"], own["prototypes"], config.epochs, config.rate
+    )
+    return {"down": down, "prototypes": prototypes}

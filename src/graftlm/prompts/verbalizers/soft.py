@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from graftlm.core.config import Config
-from graftlm.prompts.verbalizers._verbalizer import Given, Verbalizer
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._verbalizer import Verbalizer
 from graftlm.prompts.verbalizers._words import Words, words_of
 from graftlm.sites import Param, Tensors
 
@@ -27,27 +28,29 @@ class Options(Config):
 
 
 def class_scores(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """states (n b d), weight (n c d), bias (n c) -> (n b c)."""
-    out = states @ weight.mT
-    return out if bias is None else out + bias[:, None]
+    """states (b d), weight (c d), bias (c) -> (b c)."""
+    return torch.nn.functional.linear(states, weight, bias)
 
 
-def label_rows(rows: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
-    """rows (v …) of the LM head, the tokens of each label's words -> (c …): the mean of each label's."""
-    return torch.stack([rows[list(tokens)].mean(0) for tokens in words])
+def label_rows(rows: Tensor, owners: Tensor) -> Tensor:
+    """rows (r …) of the LM head, owners (r) the label that each is of -> (c …): the mean of each label's."""
+    return torch.stack([rows[owners == label].mean(0) for label in range(int(owners.max()) + 1)])
 
 
-def make(options: Options, given: Given) -> Verbalizer:
+def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
     """Reads states alone."""
-    words = words_of(options.words, given.labels, given.tokenizer, "mean")
-    tokens = [[token for word in words if word.label == n for token in word.tokens] for n in range(len(given.labels))]
-    weight = label_rows(given.rows.detach().float(), tokens)
+    words = words_of(config.words, labels, lexicon, "mean")
+    tokens = torch.tensor([token for word in words for token in word.tokens])
+    owners = torch.tensor([word.label for word in words for _ in word.tokens])
+    rows, biases = lexicon.rows(tokens)
+    weight = label_rows(rows, owners)
     params = {"weight": Param(tuple(weight.shape), lambda _: weight)}
-    if options.variant == "warp":
-        bias = torch.zeros(len(tokens)) if given.bias is None else label_rows(given.bias.detach().float(), tokens)
+    if config.variant == "warp":
+        bias = torch.zeros(len(labels)) if biases is None else label_rows(biases, owners)
         params["bias"] = Param(tuple(bias.shape), lambda _: bias)
 
-    def score(states: Tensor, logits: Tensor, p: Tensors) -> Tensor:
-        return class_scores(states, p["weight"], p.get("bias"))
+    def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
+        return class_scores(states[:, 0].to(own["weight"]), own["weight"], own.get("bias"))
 
-    return Verbalizer(torch.zeros(0, dtype=torch.long), score, params, needs_states=True)
+    stored = {"name": "soft", **config.model_dump(mode="json")}
+    return Verbalizer(torch.zeros(0, dtype=torch.long), scores, stored, params=params)
