@@ -32,9 +32,9 @@ ONE = Slots((MASK,), (0,), (2,))
     [("max-first", 0.6 * 0.8), ("left-to-right", 0.4 * 0.7), ("parallel", 0.4 * 0.6), ("full", 0.8 * 0.7)],
 )
 def test_each_rule_multiplies_what_it_has_foreseen(rule: multi.Rule, expected: float) -> None:
-    found = multi.scores(foresees, [TWO, ONE], rule)
+    found = multi.slot_scores(foresees, [TWO, ONE], rule)
     assert found.exp().tolist() == pytest.approx([expected, 0.3], rel=1e-5)
-    assert multi.scores(foresees, [ONE], rule).exp().tolist() == pytest.approx([0.3], rel=1e-5)
+    assert multi.slot_scores(foresees, [ONE], rule).exp().tolist() == pytest.approx([0.3], rel=1e-5)
 
 
 def test_one_pass_scores_words_of_unequal_lengths() -> None:

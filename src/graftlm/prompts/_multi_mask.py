@@ -3,8 +3,8 @@
 A word's score is the sum of its tokens' log-probabilities, without a division by their number. By PET's rules the
 masks are filled one after another, and each token counts as it was foreseen when it was filled in: "max-first" fills
 the likeliest of the word's tokens next, "left-to-right" the first, "parallel" all at once. "full" is the whole
-log-probability: each token with all others of its word in place, masked alone (Salazar et al., 2020); a model that
-writes from left to right sees those before it, so that its sum is exactly log p(word | text).
+log-probability: each token with all others of its word in place, masked alone (Salazar et al., 2020). A causal model
+sees those before it in one pass, which is "parallel" here, and its sum is exactly log p(word | text).
 PET scores one example at a time; here words of all examples are filled in the same passes.
 """
 
@@ -21,11 +21,12 @@ Rule = Literal["max-first", "left-to-right", "parallel", "full"]
 
 @dataclass(frozen=True)
 class Slots:
-    """A row's ids, and the places of a word's masks in it, as many as the word has tokens."""
+    """A row's ids, the places of a word's masks in it, as many as the word has tokens, and the row's segment ids."""
 
     ids: tuple[int, ...]
     places: tuple[int, ...]
     word: tuple[int, ...]
+    types: tuple[int, ...] | None = None
 
     def filled(self, *which: int) -> "Slots":
         """With some of the word's tokens in place, by their number in the word."""
@@ -40,7 +41,7 @@ LogitsOf = Callable[[Sequence[Slots]], Tensor]
 not read."""
 
 
-def scores(logits_of: LogitsOf, rows: Sequence[Slots], rule: Rule) -> Tensor:
+def slot_scores(logits_of: LogitsOf, rows: Sequence[Slots], rule: Rule) -> Tensor:
     """The log-probability (b) of each row's word by a rule."""
     if rule == "parallel":
         return _foreseen(logits_of, rows).sum(1)

@@ -1,0 +1,53 @@
+"""Words of several tokens, a mask for each (PET; Schick and Schütze, 2021, arXiv:2009.07118, section 3.1).
+
+Trained in one pass with as many masks as the longest word has tokens, by a margin between the right word and each
+other one. Asked by `rule`, with as many masks as a word has tokens. A label has one word.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._multi_mask import Rule, choice_scores, margin_loss, padded
+from graftlm.prompts._verbalizer import Verbalizer, of_each_label
+from graftlm.sites import Tensors
+
+
+class Options(Config):
+    """`words`: each label's one. `rule`: how its masks are filled: "max-first", "left-to-right", "parallel", "full"."""
+
+    words: Annotated[Mapping[str, str], Field(min_length=1)]
+    rule: Rule = "max-first"
+
+
+def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
+    words = [tuple(lexicon.tokens(word)) for word in of_each_label(config.words, labels)]
+    _check(config, lexicon)
+    table = padded(words)
+
+    def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
+        if logits.shape[1] < table.shape[1]:
+            raise UserError(
+                "words of several tokens are trained at masks, which a causal model has none of; words of one token "
+                "would work"
+            )
+        return choice_scores(logits, table.to(logits.device))
+
+    stored = {"name": "multi-mask", **config.model_dump(mode="json")}
+    masks = table.shape[1]
+    return Verbalizer(lexicon.vocabulary(), scores, stored, masks, loss=margin_loss, rule=config.rule, words=words)
+
+
+def _check(config: Options, lexicon: Lexicon) -> None:
+    kind = lexicon.frame.kind
+    if kind == "causal" and config.rule != "full":
+        raise UserError(
+            f'the rule "{config.rule}" fills masks, and a causal model has none; "full" adds up what it foresees'
+        )
+    if kind not in ("masked", "causal"):
+        raise UserError("words of several tokens are for models that are asked at masks, or that write on, alone")
