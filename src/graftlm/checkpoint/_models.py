@@ -137,7 +137,8 @@ def blank(source: ModelSource) -> nn.Module:
 
 
 def load_base(name: str, cache: Path | None = None, head: str | None = None) -> Base:
-    """A model in fp32, on the CPU, with its tokenizer: the backbone alone, or with its own head "lm" or "mlm"."""
+    """A model in fp32, on the CPU, with its tokenizer: the backbone alone, or with its own head "lm" or "mlm", or "own",
+    whichever of the two it has."""
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
     _check_kind(source, config)
@@ -174,7 +175,7 @@ def _class_of(source: ModelSource, config: Any, head: str | None) -> Any:
         return transformers.AutoModel
     kind = str(config.model_type)
     both = bool(getattr(config, "is_encoder_decoder", False))
-    if head == "mlm":
+    if head == "mlm" or (head == "own" and kind in _encoders() and not both):
         if kind in _encoders() and not both:
             return transformers.AutoModelForMaskedLM
         raise UserError(f'the model "{source.name}" is of type {kind}, which guesses no masked words; an encoder does')

@@ -14,12 +14,15 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
-from graftlm.core.settings import HeadConfig
-from graftlm.methods import MethodConfig, attach
+from graftlm.core.settings import HeadConfig, PromptConfig
+from graftlm.methods import MethodConfig, acts, attach
+from graftlm.prompts import Prompt, bound
 from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
 from graftlm.recipes._language import Speaker, guess, masked_logits
-from graftlm.recipes._room import room_for, virtual_of
+from graftlm.recipes._prompt_head import PromptHead, check_formulation
+from graftlm.recipes._prompt_head import must_train as must_train_prompts
+from graftlm.recipes._room import in_front, room_for, virtual_of
 from graftlm.sites import Attached, row_keys
 from graftlm.tasks import (
     NOWHERE,
@@ -52,7 +55,7 @@ class TaskModel:
 
     base: Base
     attached: Attached
-    head: SequenceHead | TokenHead | LanguageHead | VectorHead
+    head: SequenceHead | TokenHead | LanguageHead | VectorHead | PromptHead
     problem: Problem
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
@@ -81,6 +84,8 @@ class TaskModel:
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
         length = max_length or limit
+        if isinstance(self.head, PromptHead):
+            return self.head.encode(examples, run, length)
         if self.task.HEAD != "text":
             reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
             if self.speaker is not None:
@@ -111,6 +116,8 @@ class TaskModel:
             self.attached.route(self.attached.runs[0], keys)
         else:
             self.attached.route([run for run, _ in named], keys)
+        if isinstance(self.head, PromptHead):
+            return self.head([(run, part, self.virtual[run]) for run, part in named], self.base.pad_id)
         if self.speaker is not None:
             return self.speaker.logits(flat)
         if isinstance(self.head, LanguageHead):
@@ -174,7 +181,8 @@ class TaskModel:
         if isinstance(self.head, LanguageHead):
             raise UserError(f"a run of {self.problem.task} gives no logits of whole rows; predict says what it gives")
         wide = (max(len(row.parts) for row in features),) if isinstance(self.head, VectorHead) and features else ()
-        out = torch.full((len(features), *(wide or _places(features)), self.head.outputs), 0.0 if wide else NOWHERE)
+        spots = () if isinstance(self.head, PromptHead) else wide or _places(features)
+        out = torch.full((len(features), *spots, self.head.outputs), 0.0 if wide else NOWHERE)
         self.attached.eval()
         batches = sorted_batches([row.length for row in features], size)
         with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
@@ -239,12 +247,22 @@ def build(
     head: HeadConfig,
     problem: Problem,
     seeds: Mapping[str, int],
+    prompts: Mapping[str, PromptConfig] | None = None,
+    *,
+    trains: bool = True,
 ) -> TaskModel:
-    """Attaches the runs and their heads."""
+    """Attaches the runs and their heads, or with `prompts`, one for each run, what reads them; `trains`: a run that
+    would train nothing is refused."""
     size = sum(parameter.numel() for parameter in base.model.parameters())
-    attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing)
+    asked = _bound(base, methods, problem, head, prompts) if prompts else {}
+    beside = {run: [prompt.act] for run, prompt in asked.items() if prompt.act is not None}
+    attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing, beside=beside)
     outputs = problem.module.outputs(problem)
-    if problem.base_head is not None:
+    if asked:
+        made = PromptHead(attached, asked, outputs)
+        if trains:
+            must_train_prompts(attached)
+    elif problem.base_head is not None:
         made = LanguageHead(attached, head)
         problem = _speaking(problem, base, attached)
     elif problem.module.HEAD == "vectors":
@@ -258,6 +276,22 @@ def build(
     return TaskModel(
         base, attached, made, problem, virtual, {run: room_for(base, attached, run) for run in methods}, size
     )
+
+
+def _bound(
+    base: Base,
+    methods: Mapping[str, MethodConfig],
+    problem: Problem,
+    head: HeadConfig,
+    prompts: Mapping[str, PromptConfig],
+) -> dict[str, Prompt]:
+    """Each run's template and verbalizer on this model, which nothing is attached to yet."""
+    check_formulation(problem, head)
+    sites, scored = base.sites(), problem.module.READS == "score"
+    return {
+        run: bound(prompt, problem.labels, base.tokenizer, sites, in_front(acts(methods[run], sites)), scored=scored)
+        for run, prompt in prompts.items()
+    }
 
 
 def _speaking(problem: Problem, base: Base, attached: Attached) -> Problem:

@@ -46,7 +46,7 @@ class Planned:
         started = next(filter(None, (_record(run) for run in left)), {})
         current().take(started.get("kernels", {}).get("choices", {}))
         try:
-            fresh = load_base(left[0].config.model, head=left[0].problem.base_head)
+            fresh = load_base(left[0].config.model, head=left[0].base_head)
             training = Training(place, self.groups[place], left, fresh, self.own)
             self.groups[place] = group = training.prepare()
             keep(self.own.out, self.names, self.groups)

@@ -13,6 +13,7 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import FitConfig
+from graftlm.prompts import parse
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
@@ -22,6 +23,8 @@ from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
 from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
 from graftlm.training import Losses, Plan, optimizers
+
+OWN = "own"  # the base's own LM head, whichever it has
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Run:
     method: methods.MethodConfig
     problem: Problem
     data: TaskData
+
+    @property
+    def base_head(self) -> str | None:
+        """The head that the base is loaded with."""
+        return self.problem.base_head if self.config.prompt is None else OWN
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -55,15 +63,32 @@ class Job:
     plan: Plan
 
 
-def read(name: str, config: FitConfig, reporter: Reporter, data: TaskData | None = None) -> Run:
-    """Checks a run's options and reads its data, unless those are given; a UserError names what is wrong."""
+def fields_of(config: FitConfig) -> tuple[str, ...]:
+    """The fields of a run's template."""
+    return parse(config.prompt.template).fields if config.prompt is not None else ()
+
+
+def read(
+    name: str,
+    config: FitConfig,
+    reporter: Reporter,
+    data: TaskData | None = None,
+    fields: Sequence[str] | None = None,
+) -> Run:
+    """Checks a run's options and reads its data, unless those are given; a UserError names what is wrong.
+
+    `fields` are those of its template, or more.
+    """
     problem = tasks.parse({k: v for k, v in config.task.items() if k != "name"}, str(config.task["name"]))
     method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
     _known_optimizer(config)
     if data is None:
-        data = tasks.load(config.data, problem, splits=("train", "validation"))
+        data = tasks.load(config.data, problem, splits=("train", "validation"), fields=fields or fields_of(config))
         for note in data.notes:
             reporter.line(note)
+    if config.prompt is not None:
+        prompt = config.prompt.model_copy(update={"aliases": data.aliases})
+        config = config.model_copy(update={"prompt": prompt})
     problem = replace(problem, labels=data.labels)
     _known_metric(config, problem)
     return Run(name, config, methods.with_labels(method, data.labels), problem, data)
@@ -131,7 +156,8 @@ def _assemble(
         base.model.to(torch.bfloat16)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
-    model = build(base, own, config.head, first.problem, seeds)
+    prompts = {run.name: run.config.prompt for run in runs if run.config.prompt is not None}
+    model = build(base, own, config.head, first.problem, seeds, prompts)
     model.cache = default_folder() if config.data.cache else None
     if config.training.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]

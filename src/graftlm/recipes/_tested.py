@@ -1,7 +1,7 @@
 """What a run of a comparison leaves of its test split, so that a report can be made from the folders alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -33,12 +33,13 @@ class Test:
         return self.data.splits["test"]
 
 
-def test_of(run: Run, out: Path) -> Test | None:
-    """The test split, if there is one; its texts and true answers are written beside the runs."""
+def test_of(run: Run, out: Path, fields: Collection[str]) -> Test | None:
+    """The test split, if there is one; its texts and true answers are written beside the runs. `fields`: what
+    templates take of it."""
     config = run.config.data
     if "test" not in tasks.locate(config, None).found:
         return None
-    data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels)
+    data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels, fields=fields)
     rows = [_said(example, run.problem.labels) for example in data.splits["test"]]
     write_jsonl(out / EXAMPLES, rows)
     return Test(data, fingerprint(data))

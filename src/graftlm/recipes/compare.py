@@ -17,7 +17,7 @@ from graftlm.core.results import results
 from graftlm.core.settings import FitConfig
 from graftlm.recipes._group import Comparing
 from graftlm.recipes._planned import Planned
-from graftlm.recipes._run import Run, read
+from graftlm.recipes._run import Run, fields_of, read
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
 from graftlm.recipes._signals import Stopper
@@ -45,13 +45,13 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
     reporter, out = reporter or Silent(), Path(config.out)
     stopper, trials = Stopper(), Trials(config) if config.search else None
     first = _read(trials.sample() if trials else config.runs(), reporter)
-    base = load_base(config.model, head=first[0].problem.base_head)
+    base = load_base(config.model, head=first[0].base_head)
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
     _claim(config, out, resume)
     with Lock(out) as lock, stopper:
         sweep(out)
         write_json(out / CONFIG, config.model_dump(mode="json"))
-        own = Comparing(out, lock, test_of(first[0], out), stopper, reporter)
+        own = Comparing(out, lock, test_of(first[0], out, _fields({run.name: run.config for run in first})), stopper, reporter)
         plan = Planned(own, config.together, kept(out) if resume else [])
         if trials is None:
             plan.train(first, base)
@@ -78,12 +78,18 @@ def _read(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
     """All runs, checked; runs on the same examples share them."""
     loaded: dict[str, TaskData] = {}
     found = []
+    fields = _fields(configs)
     for name, own in configs.items():
         key = own.data.model_dump_json()
-        run = read(name, own, reporter, loaded.get(key))
+        run = read(name, own, reporter, loaded.get(key), fields)
         loaded[key] = run.data
         found.append(run)
     return found
+
+
+def _fields(configs: Mapping[str, FitConfig]) -> list[str]:
+    """The fields of all runs' templates."""
+    return list(dict.fromkeys(name for config in configs.values() for name in fields_of(config)))
 
 
 def _claim(config: CompareConfig, out: Path, resume: bool) -> None:

@@ -56,7 +56,7 @@ def _train(
     config: FitConfig, folder: RunFolder, reporter: Reporter, enter: Callable[[Mapping[str, Any]], None]
 ) -> RunRecord:
     run = read(RUN, config, reporter)
-    base = load_base(config.model, head=run.problem.base_head)
+    base = load_base(config.model, head=run.base_head)
     accelerator = accelerator_of(config, casts([run], base))
     stopper = Stopper()
     current().take(folder.record.get("kernels", {}).get("choices", {}))

@@ -1,0 +1,25 @@
+"""Prompts: templates, verbalizers, and a model's own LM head at the mask."""
+
+from graftlm.prompts._filling import Filled, Token
+from graftlm.prompts._parsing import parse
+from graftlm.prompts._prompt import Prompt, bound, value_of
+from graftlm.prompts._reading import all_rows, read
+from graftlm.prompts._template import PAIR, TARGET, TEXT, Template
+from graftlm.prompts._verbalizer import PACKAGE, Verbalizer
+
+__all__ = [
+    "PACKAGE",
+    "PAIR",
+    "TARGET",
+    "TEXT",
+    "Filled",
+    "Prompt",
+    "Template",
+    "Token",
+    "Verbalizer",
+    "all_rows",
+    "bound",
+    "parse",
+    "read",
+    "value_of",
+]

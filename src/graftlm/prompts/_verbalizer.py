@@ -1,0 +1,64 @@
+"""What a verbalizer's file holds: one config class, and `make(config, labels, lexicon)`, which gives a `Verbalizer`.
+
+The file's name is the verbalizer's: `verbalizers/manual.py` is "manual".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from graftlm.core import registry
+from graftlm.core.config import Config
+from graftlm.core.errors import UserError, unknown
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.sites import Param, Tensors
+
+PACKAGE = "graftlm.prompts.verbalizers"
+MANUAL = "manual"
+Scores = Callable[[Tensor, Tensor, Tensors], Tensor]
+
+
+@dataclass(frozen=True)
+class Verbalizer:
+    """How labels are read off a mask.
+
+    `scores` takes what the LM head's last layer reads at each mask (b m d), the logits (b m r) of the vocabulary's
+    `rows` (r) there, and the run's own tensors, and gives the labels' logits (b c). `masks`: how many tokens stand for
+    the template's mask, one after another. `params` are trained with the run and stored with its adapter. `config` is
+    what is stored: the verbalizer's name and all its options.
+    """
+
+    rows: Tensor
+    scores: Scores
+    config: Mapping[str, Any]
+    masks: int = 1
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+def make(given: Mapping[str, Any], labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
+    """A verbalizer from its options; `{"positive": "great"}` is short for {"name": "manual", "words": …}."""
+    options = dict(given)
+    name = MANUAL
+    if isinstance(options.get("name"), str) and options["name"] in registry.modules(PACKAGE):
+        name = options.pop("name")
+    elif isinstance(options.get("name"), str) and "words" in options:
+        raise unknown("verbalizer", options["name"], registry.modules(PACKAGE))
+    else:
+        options = {"words": options}
+    module = registry.load(PACKAGE, "verbalizer", name)
+    config: Config = module.Options.parse(options, where="prompt.verbalizer.")
+    found: Verbalizer = module.make(config, labels, lexicon)
+    return found
+
+
+def of_each_label(words: Mapping[str, Any], labels: Sequence[str]) -> list[Any]:
+    """Each label's words, in the labels' order; a label without words, and words of no label, are errors."""
+    for name in words:
+        if name not in labels:
+            raise unknown("label", name, labels)
+    missing = next((label for label in labels if label not in words), None)
+    if missing is not None:
+        raise UserError(f'the verbalizer has no word for the label "{missing}"; it has them for {", ".join(words)}')
+    return [words[label] for label in labels]
