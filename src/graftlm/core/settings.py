@@ -77,13 +77,17 @@ class PromptConfig(Config):
     {"positive": "great", "negative": ["terrible", "bad"]}, or {"name": "manual", "words": …} with its options.
 
     `soft`: the method that makes the template's virtual tokens, by name or with options, as {name: ptuning}. `aliases`,
-    other names of text and text_pair, are found in the data.
+    other names of text and text_pair, are found in the data. `calibration`: what the prompt says of labels without a
+    text is taken off, over the mean of three texts without content ("contextual") or for an empty one ("pmi").
+    `mlm_weight`: the share of the masked language modelling loss on the same prompts, (1 − w) · own + w · mlm.
     """
 
     template: Annotated[Name, BeforeValidator(_line)]
     verbalizer: Mapping[str, Any] = Field(min_length=1)
     soft: Mapping[str, Any] = {"name": "prompt-tuning"}
     aliases: Mapping[str, str] = {}
+    calibration: Literal["contextual", "pmi"] | None = None
+    mlm_weight: NonNegativeFloat = Field(default=0.0, lt=1)
 
     @field_validator("soft", mode="before")
     @classmethod

@@ -36,23 +36,36 @@ class Prompt:
         """Each example in the template, of at most `room` tokens."""
         return self.filler.fill([self._values(example) for example in examples], room)
 
+    def blank(self, text: str, room: int) -> Filled:
+        """The template with one text in all of its fields."""
+        return self.filler.fill([dict.fromkeys(self.template.fields, text)], room)[0]
+
     def _values(self, example: Example) -> dict[str, str]:
         return {name: value_of(example, name, self.config.aliases) for name in self.template.fields}
 
 
 def bound(
-    config: PromptConfig, labels: Sequence[str], tokenizer: Any, sites: Sites, first: int, *, scored: bool = False
+    config: PromptConfig,
+    labels: Sequence[str],
+    tokenizer: Any,
+    sites: Sites,
+    first: int,
+    *,
+    scored: bool = False,
+    reads: Verbalizer | None = None,
 ) -> Prompt:
     """A run's prompt. `first`: how many virtual tokens the run's method has in front of the text.
 
-    `scored`: the verbalizer's words stand for numbers, between which a score is interpolated.
+    `scored`: the verbalizer's words stand for numbers, between which a score is interpolated. `reads` stands in place
+    of the verbalizer that the config names.
     """
     template = parse(config.template)
     frame = frame_of(tokenizer, sites)
     check_mask(template, frame)
     lexicon = Lexicon(template, frame, sites)
     ends = numbers(config.verbalizer) if scored else ()
-    verbalizer = make(config.verbalizer, [*words_of(config.verbalizer)] if scored else labels, lexicon)
+    names = [*words_of(config.verbalizer)] if scored else labels
+    verbalizer = make(config.verbalizer, names, lexicon) if reads is None else reads
     soft = soft_pieces(lexicon, config.soft, first)
     stored = config.model_copy(update={"verbalizer": dict(verbalizer.config), "soft": dict(soft.stored)})
     filler = Filler(template, frame, soft.slots, verbalizer.masks)
@@ -90,7 +103,11 @@ def value_of(example: Example, name: str, aliases: Mapping[str, str]) -> str:
         return example.text_pair
     value = row.get(ours)
     if value is None:
-        there = [TEXT, *([PAIR] if example.text_pair is not None else []), *(key for key in row if row[key] is not None)]
+        there = [
+            TEXT,
+            *([PAIR] if example.text_pair is not None else []),
+            *(key for key in row if row[key] is not None),
+        ]
         raise UserError(
             f'{example.at or "an input"} has no "{name}", which the template has a field for; it has {", ".join(there)}'
         )

@@ -13,6 +13,7 @@ from graftlm.core import registry
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError, unknown
 from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._multi_mask import Rule
 from graftlm.sites import Param, Tensors
 
 PACKAGE = "graftlm.prompts.verbalizers"
@@ -27,7 +28,9 @@ class Verbalizer:
     `scores` takes what the LM head's last layer reads at each mask (b m d), the logits (b m r) of the vocabulary's
     `rows` (r) there, and the run's own tensors, and gives the labels' logits (b c). `masks`: how many tokens stand for
     the template's mask, one after another. `params` are trained with the run and stored with its adapter. `config` is
-    what is stored: the verbalizer's name and all its options.
+    what is stored: the verbalizer's name and all its options. `rate` is the tensors' learning rate, where they need one
+    of their own; `loss`: labels' logits (b c), goals (b) -> (b), where it is not the task's. Where `rule` is given,
+    labels are asked for by filling the tokens of each one's of `words` into masks.
     """
 
     rows: Tensor
@@ -35,10 +38,21 @@ class Verbalizer:
     config: Mapping[str, Any]
     masks: int = 1
     params: Mapping[str, Param] = field(default_factory=dict)
+    rate: float | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    rule: Rule | None = None
+    words: Sequence[tuple[int, ...]] = ()
 
 
 def make(given: Mapping[str, Any], labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
     """A verbalizer from its options; `{"positive": "great"}` is short for {"name": "manual", "words": …}."""
+    name, config = named(given)
+    found: Verbalizer = registry.load(PACKAGE, "verbalizer", name).make(config, labels, lexicon)
+    return found
+
+
+def named(given: Mapping[str, Any]) -> tuple[str, Config]:
+    """A verbalizer's name and its options."""
     options = dict(given)
     name = MANUAL
     if isinstance(options.get("name"), str) and options["name"] in registry.modules(PACKAGE):
@@ -47,10 +61,8 @@ def make(given: Mapping[str, Any], labels: Sequence[str], lexicon: Lexicon) -> V
         raise unknown("verbalizer", options["name"], registry.modules(PACKAGE))
     else:
         options = {"words": options}
-    module = registry.load(PACKAGE, "verbalizer", name)
-    config: Config = module.Options.parse(options, where="prompt.verbalizer.")
-    found: Verbalizer = module.make(config, labels, lexicon)
-    return found
+    config: Config = registry.load(PACKAGE, "verbalizer", name).Options.parse(options, where="prompt.verbalizer.")
+    return name, config
 
 
 def of_each_label(words: Mapping[str, Any], labels: Sequence[str]) -> list[Any]:

@@ -1,24 +1,51 @@
 """Masked language modelling beside a prompt's own loss, on the same filled templates (PET's auxiliary loss)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.objectives import mlm
+from graftlm.recipes._prompt_head import PromptHead
 from graftlm.tasks import Features
+
+
+def beside(
+    head: PromptHead,
+    base: Base,
+    losses: Mapping[str, Tensor],
+    rows: Mapping[str, Sequence[Features]],
+    keys: Mapping[str, Tensor],
+    virtual: Mapping[str, Sequence[int]],
+) -> dict[str, Tensor]:
+    """The losses, by run, of those that have it beside their own, in one more pass. `keys` say what is drawn."""
+    shares = {run: head.prompts[run].config.mlm_weight for run in rows if head.prompts[run].config.mlm_weight}
+    if not shares:
+        return {}
+    attached, tokenizer = head.attached, base.tokenizer
+    vocabulary, special = attached.sites.vocabulary, set(tokenizer.all_special_ids)
+    shown: list[tuple[str, Features, Sequence[int]]] = []
+    words: list[Tensor] = []
+    for run in shares:
+        masked, own = masked_rows(rows[run], keys[run], special, _mask(head, run), vocabulary)
+        shown += [(run, row, virtual[run]) for row in masked]
+        words += own
+    attached.route([run for run, _, _ in shown], torch.cat([keys[run] for run in shares]).to(attached.device))
+    logits = head.vocabulary(shown, base.pad_id)
+    goals = torch.nn.utils.rnn.pad_sequence(words, True, mlm.UNREAD)[:, : logits.shape[1]].to(logits.device)
+    parts = mlm.loss(logits, goals).split([len(rows[run]) for run in shares])
+    return {run: mlm.beside(losses[run], own, shares[run]) for run, own in zip(shares, parts, strict=True)}
 
 
 def masked_rows(
     rows: Sequence[Features], keys: Tensor, special: Collection[int], mask: int, vocabulary: int
-) -> tuple[list[Features], Tensor]:
-    """The rows with more masks, read at those, and what stood there (rows w), −100 where a row has no more.
+) -> tuple[list[Features], list[Tensor]]:
+    """The rows with more masks, read at those, and what stood there.
 
-    `keys` (rows) say what is drawn. The template's own mask is a special token, and so stays. A row without words
-    keeps its first place, whose loss is 0.
+    The template's own mask is a special token, and so stays. A row without words keeps its first place, and no loss.
     """
     found: list[Features] = []
     words: list[Tensor] = []
@@ -27,11 +54,11 @@ def masked_rows(
         own = mlm.masked(row.ids, kept, mask, vocabulary, key)
         found.append(replace(row, ids=own.ids, places=own.places or [0]))
         words.append(torch.tensor(own.words or [mlm.UNREAD]))
-    return found, torch.nn.utils.rnn.pad_sequence(words, True, mlm.UNREAD)
+    return found, words
 
 
-def mask_of(tokenizer: Any, kind: str) -> int:
-    """The mask's id; a model without one is refused."""
-    if kind != "masked":
-        raise UserError("mlm_weight needs a masked model, as bert or roberta, and this one is none")
-    return int(tokenizer.mask_token_id)
+def _mask(head: PromptHead, run: str) -> int:
+    frame = head.prompts[run].frame
+    if frame.kind != "masked" or frame.mask is None:
+        raise UserError("prompt.mlm_weight needs a masked model, as bert or roberta, and this one is none")
+    return frame.mask[1]

@@ -16,9 +16,11 @@ from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig, PromptConfig
 from graftlm.methods import MethodConfig, acts, attach
-from graftlm.prompts import Prompt, bound
+from graftlm.prompts import Prompt, Seen, before, bound, calibrated
+from graftlm.recipes._auxiliary import beside
 from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
+from graftlm.recipes._filled import filled_scores
 from graftlm.recipes._language import Speaker, guess, masked_logits
 from graftlm.recipes._prompt_head import PromptHead, check_formulation
 from graftlm.recipes._prompt_head import must_train as must_train_prompts
@@ -166,15 +168,29 @@ class TaskModel:
         chosen = {run: [features[run][index] for index in own] for run, own in rows.items()}
         logits = self.forward(chosen, torch.cat(keys).to(self.attached.device))
         parts = logits.split([len(own) for own in rows.values()])
-        return {
-            run: self._loss(part, targets[run][list(own)].to(part.device))
+        found = {
+            run: self._loss(part, targets[run][list(own)].to(part.device), run)
             for (run, own), part in zip(rows.items(), parts, strict=True)
         }
+        if isinstance(self.head, PromptHead):
+            found |= beside(self.head, self.base, found, chosen, dict(zip(rows, keys, strict=True)), self.virtual)
+        return found
 
-    def _loss(self, logits: Tensor, goals: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, goals: Tensor, run: str | None = None) -> Tensor:
+        if isinstance(self.head, PromptHead) and run is not None:
+            return self.head.loss(run, logits, goals, self.task.loss)
         if isinstance(self.head, VectorHead):
             return self.task.loss(logits, goals, self.problem.options)
         return self.task.loss(logits, goals)
+
+    def start(self, run: str, seen: Seen) -> None:
+        """Puts a verbalizer's fresh tensors where what was seen says that they start."""
+        if isinstance(self.head, PromptHead):
+            self.head.start(run, seen)
+
+    def own_rate(self, run: str) -> float | None:
+        """The learning rate of a verbalizer that has one of its own."""
+        return self.head.prompts[run].verbalizer.rate if isinstance(self.head, PromptHead) else None
 
     def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
         """Logits (rows outputs), or (rows places outputs), on the CPU in the rows' order, batched by length."""
@@ -187,13 +203,31 @@ class TaskModel:
         batches = sorted_batches([row.length for row in features], size)
         with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
             for batch in batches:
-                found = self.forward({run: [features[index] for index in batch]}).float().cpu()
+                found = self._asked(run, [features[index] for index in batch])
                 if found.ndim == 2:
                     out[batch] = found
                 else:
                     out[batch, : found.shape[1]] = found
                 progress.advance(len(batch))
-        return out
+            return self._calibrated(out, run)
+
+    def _asked(self, run: str, rows: Sequence[Features]) -> Tensor:
+        """The logits of rows that nothing is learned from, on the CPU."""
+        head = self.head
+        rule = head.prompts[run].verbalizer.rule if isinstance(head, PromptHead) else None
+        if not isinstance(head, PromptHead) or rule is None:
+            return self.forward({run: rows}).float().cpu()
+
+        def vocabulary(own: Sequence[Features]) -> Tensor:
+            self.attached.route(run)
+            return head.vocabulary([(run, row, self.virtual[run]) for row in own], self.base.pad_id)
+
+        return filled_scores(vocabulary, rows, head.prompts[run].verbalizer.words, rule, _causal(self.attached)).cpu()
+
+    def _calibrated(self, logits: Tensor, run: str) -> Tensor:
+        """Without what a prompt says before it has read a text, where the run asks for that."""
+        blank = self.head.blank(run, self.limits[run]) if isinstance(self.head, PromptHead) else []
+        return calibrated(logits, before(self._asked(run, blank))) if blank else logits
 
     def answer(
         self, encoded: Encoded, run: str, size: int, reporter: Reporter, title: str, *, loss_alone: bool = False

@@ -1,6 +1,6 @@
 """The prompt formulation: examples in a template, and labels read off the words that the model's own LM head says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import HeadConfig
-from graftlm.prompts import Prompt, all_rows, read
+from graftlm.prompts import Prompt, Seen, all_rows, empty_texts, interpolated, mixture_loss, read, start
 from graftlm.sites import Attached, Bank
 from graftlm.tasks import Encoded, Features, Problem, collate, read_places
 
 PLACE = "head"
+Loss = Callable[[Tensor, Tensor], Tensor]
 Rows = Sequence[tuple[str, Features, Sequence[int]]]
 """Each row's run, its features, and the virtual tokens' ids in front of it."""
 
@@ -25,7 +26,8 @@ class PromptHead:
     """
 
     def __init__(self, attached: Attached, prompts: Mapping[str, Prompt], outputs: int):
-        self.attached, self.prompts, self.outputs = attached, dict(prompts), outputs
+        self.attached, self.prompts = attached, dict(prompts)
+        self.outputs = outputs + max(len(prompt.ends) for prompt in prompts.values())
         self._banks: dict[str, Bank] = {
             run: attached.add_bank(PLACE, {run: prompt.verbalizer.params})
             for run, prompt in prompts.items()
@@ -43,10 +45,25 @@ class PromptHead:
 
     def __call__(self, rows: Rows, pad: int) -> Tensor:
         """Rows that are for each run together -> logits (b outputs); a route must be in force."""
-        device = self.attached.device
         runs = tuple(run for run, _ in groupby(run for run, _, _ in rows))
+        if runs not in self._wanted:
+            wanted = [self.prompts[run].verbalizer.rows for run in runs]
+            self._wanted[runs] = all_rows(wanted, self.attached.sites.words, self.attached.device)
+        words, columns = self._wanted[runs]
+        states, logits = self._read(rows, pad, words)
+        sizes = [sum(1 for _ in own) for _, own in groupby(run for run, _, _ in rows)]
+        parts = zip(runs, columns, states.split(sizes), logits.split(sizes), strict=True)
+        return torch.cat([self._scores(run, h, own[..., column]) for run, column, h, own in parts])
+
+    def vocabulary(self, rows: Rows, pad: int) -> Tensor:
+        """Rows that are for each run together -> the whole vocabulary's logits (b m v) at their places."""
+        return _wide(self._read(rows, pad, None)[1])
+
+    def _read(self, rows: Rows, pad: int, words: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the last layer reads (b m d), and the logits (b m r) of `words`, or of all."""
+        device = self.attached.device
         batch = collate([(features, virtual) for _, features, virtual in rows], pad, device)
-        kind = self.prompts[runs[0]].frame.kind
+        kind = self.prompts[rows[0][0]].frame.kind
         if kind in ("masked", "causal"):
             places = read_places([(features, len(virtual)) for _, features, virtual in rows], device)
         else:
@@ -54,14 +71,7 @@ class PromptHead:
             own = collate([(features, ()) for features in decoded], pad, device)
             batch |= {f"decoder_{name}": value for name, value in own.items()}
             places = torch.tensor(spots, device=device)[:, None]
-        if runs not in self._wanted:
-            wanted = [self.prompts[run].verbalizer.rows for run in runs]
-            self._wanted[runs] = all_rows(wanted, self.attached.sites.words, device)
-        words, columns = self._wanted[runs]
-        states, logits = read(self.attached, batch, places.clamp(min=0), words)
-        sizes = [sum(1 for _ in own) for _, own in groupby(run for run, _, _ in rows)]
-        parts = zip(runs, columns, states.split(sizes), logits.split(sizes), strict=True)
-        return torch.cat([self._scores(run, h, own[..., column]) for run, column, h, own in parts])
+        return read(self.attached, batch, places.clamp(min=0), words)
 
     def _decoder_rows(self, rows: Rows) -> tuple[list[Features], list[int]]:
         """What the decoder of each row is given, and where it foresees the mask."""
@@ -87,8 +97,32 @@ class PromptHead:
         found = prompt.verbalizer.scores(_wide(states[:, :masks]), _wide(logits[:, :masks]), own)
         if not prompt.ends:
             return found
-        ends = torch.tensor(prompt.ends, device=found.device, dtype=found.dtype)
-        return (found.softmax(-1) @ ends)[:, None]
+        score = interpolated(found, torch.tensor(prompt.ends, device=found.device))
+        spare = found.new_zeros(len(found), self.outputs - 1 - found.shape[1])
+        return torch.cat([score[:, None], found, spare], 1)
+
+    def loss(self, run: str, logits: Tensor, goals: Tensor, usual: Loss) -> Tensor:
+        """logits (b outputs), goals (b) -> (b): the verbalizer's own loss, between words that of LM-BFF, or the usual."""
+        prompt = self.prompts[run]
+        if prompt.ends:
+            return mixture_loss(logits[:, 1 : 1 + len(prompt.ends)], goals, torch.tensor(prompt.ends))
+        return (prompt.verbalizer.loss or usual)(logits, goals)
+
+    def blank(self, run: str, room: int) -> list[Features]:
+        """The prompts without content that a run's answers are calibrated by; none where they are not."""
+        prompt = self.prompts[run]
+        if prompt.config.calibration is None:
+            return []
+        mask = prompt.frame.mask[0] if prompt.frame.mask is not None else None
+        filled = [prompt.blank(text, room) for text in empty_texts(prompt.config.calibration, mask)]
+        return [Features(row.ids, row.types, row.places) for row in filled]
+
+    @torch.no_grad()
+    def start(self, run: str, seen: Seen) -> None:
+        """Puts the tensors of a run's verbalizer where what was seen says that they start."""
+        views = self._banks[run].views[run] if run in self._banks else {}
+        for name, value in start(self.prompts[run].verbalizer.config, dict(views), seen).items():
+            views[name].copy_(value)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -98,9 +132,7 @@ def _wide(x: Tensor) -> Tensor:
 def check_formulation(problem: Problem, head: HeadConfig) -> None:
     """Refuses a task that has no prompt formulation, and options of a head that it has no use for."""
     if problem.module.READS not in ("class", "score"):
-        raise UserError(
-            f'the task "{problem.task}" has no prompt formulation; classification and regression have one'
-        )
+        raise UserError(f'the task "{problem.task}" has no prompt formulation; classification and regression have one')
     if head != HeadConfig():
         name = "pooling" if head.pooling != "default" else "dropout"
         raise UserError(f"head.{name} = {getattr(head, name)}, but a prompt is read by the model's own LM head")

@@ -13,10 +13,11 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import FitConfig
-from graftlm.prompts import parse
+from graftlm.prompts import finds, parse
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
+from graftlm.recipes._seen import look
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._speed import choose_kernels, keep_bottom
 from graftlm.recipes._watched import Watched, shrinking
@@ -157,7 +158,14 @@ def _assemble(
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
     prompts = {run.name: run.config.prompt for run in runs if run.config.prompt is not None}
+    asked = [run for run in runs if run.config.prompt is not None and finds(run.config.prompt.verbalizer)]
+    found = {
+        run.name: look(base, run.name, run.config, run.method, run.problem, run.data.splits["train"]) for run in asked
+    }
+    prompts |= {name: prompt for name, (prompt, _) in found.items()}
     model = build(base, own, config.head, first.problem, seeds, prompts)
+    for name, (_, seen) in found.items():
+        model.start(name, seen)
     model.cache = default_folder() if config.data.cache else None
     if config.training.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
@@ -187,7 +195,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
         config=config.training,
         seed=config.seed,
         rate=rate,
-        head_rate=config.training.head_learning_rate or rate,
+        head_rate=config.training.head_learning_rate or model.own_rate(name) or rate,
         rates=model.attached.rates_of(name),
         evaluate=_evaluator(run, model, watched, metric, Watched(stopper.asked)) if validation else None,
         metric=metric,

@@ -1,21 +1,26 @@
 """What the base foresees at training examples' masks before it is trained, which some verbalizers are found by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.prompts import Seen, Verbalizer
-from graftlm.tasks import Features
+from graftlm.core.settings import FitConfig, PromptConfig
+from graftlm.methods import MethodConfig, acts, attach
+from graftlm.prompts import Lexicon, Seen, Verbalizer, bound, find
+from graftlm.recipes._prompt_head import PromptHead
+from graftlm.recipes._room import in_front, room_for, virtual_of
+from graftlm.tasks import Problem
 from graftlm.training import sorted_batches
 
 MOST = 512  # examples: what they foresee of a vocabulary of 50,000 words is 100 MB
 LOOKING = "looking"
 
 
-def looking(width: int, words: int) -> Verbalizer:
+def looking(words: int) -> Verbalizer:
     """A verbalizer that gives all that there is to see: states (b d) and logits (b v), side by side."""
 
     def scores(states: Tensor, logits: Tensor, own: object) -> Tensor:
@@ -38,15 +43,42 @@ def drawn(examples: Sequence[Example], seed: int, most: int = MOST) -> list[Exam
     return [examples[place] for place in sorted(found[:most])]
 
 
-def gathered(
-    outputs_of: Callable[[Sequence[Features]], Tensor], rows: Sequence[Features], goals: Tensor, width: int, size: int
-) -> Seen:
-    """What `looking` gives for rows, batched by length."""
-    found: list[Tensor] = [torch.zeros(0)] * len(rows)
+def look(
+    base: Base, run: str, config: FitConfig, method: MethodConfig, problem: Problem, examples: Sequence[Example]
+) -> tuple[PromptConfig, Seen]:
+    """A run's prompt with the verbalizer that is found for it, and what it was found by; the base is left as it was."""
+    prompt, sites = config.prompt, base.sites()
+    assert prompt is not None
+    if problem.module.READS != "class":
+        name = prompt.verbalizer.get("name")
+        raise UserError(
+            f'the verbalizer "{name}" is found by labels, which {problem.task} has none of; manual has words'
+        )
+    chosen = drawn(examples, config.seed)
+    own = bound(prompt, (), base.tokenizer, sites, in_front(acts(method, sites)), reads=looking(sites.words))
+    beside = {run: [own.act]} if own.act is not None else {}
+    attached = attach(
+        base.model,
+        {run: method},
+        seeds={run: config.seed},
+        tokenizer=base.tokenizer,
+        missing=base.missing,
+        beside=beside,
+    )
+    attached.eval()
+    head, virtual = PromptHead(attached, {run: own}, 0), virtual_of(attached, run)
+    rows = head.encode(chosen, run, config.training.max_length or room_for(base, attached, run)).rows
+    whole = torch.zeros(0)
     with torch.inference_mode():
-        for batch in sorted_batches([row.length for row in rows], size):
-            outputs = outputs_of([rows[place] for place in batch]).float().cpu()
-            for place, own in zip(batch, outputs, strict=True):
-                found[place] = own
-    whole = torch.stack(found).clone()
-    return Seen(whole[:, :width], whole[:, width:], goals)
+        for batch in sorted_batches([row.length for row in rows], config.training.eval_batch_size):
+            attached.route(run)
+            found = head([(run, rows[place], virtual) for place in batch], base.pad_id).float().cpu()
+            whole = torch.zeros(len(rows), found.shape[1]) if not len(whole) else whole
+            whole[batch] = found
+    attached.detach()
+    goals = torch.tensor([example.label for example in chosen])
+    width = whole.shape[1] - sites.words
+    seen = Seen(whole[:, :width], whole[:, width:], goals)
+    lexicon = Lexicon(own.template, own.frame, base.sites())
+    verbalizer = find(prompt.verbalizer, problem.labels, lexicon, seen)
+    return prompt.model_copy(update={"verbalizer": verbalizer}), seen
