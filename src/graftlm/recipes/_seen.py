@@ -69,7 +69,7 @@ def look(
     head, virtual = PromptHead(attached, {run: own}, 0), virtual_of(attached, run)
     rows = head.encode(chosen, run, config.training.max_length or room_for(base, attached, run)).rows
     whole = torch.zeros(0)
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in sorted_batches([row.length for row in rows], config.training.eval_batch_size):
             attached.route(run)
             found = head([(run, rows[place], virtual) for place in batch], base.pad_id).float().cpu()
