@@ -76,13 +76,15 @@ class PromptConfig(Config):
     """The prompt formulation: `template`, as "{text} It was {mask}.", and `verbalizer`, the words of each label, as
     {"positive": "great", "negative": ["terrible", "bad"]}, or {"name": "manual", "words": …} with its options.
 
-    `soft`: the method that makes the template's virtual tokens, by name or with options, as {name: ptuning}. `aliases`,
-    other names of text and text_pair, are found in the data.
+    `soft`: the method that makes the template's virtual tokens, by name or with options, as {name: ptuning}.
+    `chat_template`: how turns are written, the tokenizer's own by default. `aliases`, other names of text and
+    text_pair, are found in the data.
     """
 
     template: Annotated[Name, BeforeValidator(_line)]
     verbalizer: Mapping[str, Any] = Field(min_length=1)
     soft: Mapping[str, Any] = {"name": "prompt-tuning"}
+    chat_template: str | None = None
     aliases: Mapping[str, str] = {}
 
     @field_validator("soft", mode="before")

@@ -2,7 +2,7 @@
 
 from graftlm.prompts._filling import Filled, Token
 from graftlm.prompts._parsing import parse
-from graftlm.prompts._prompt import Prompt, bound, value_of
+from graftlm.prompts._prompt import Prompt, bound, framed, value_of, words_of
 from graftlm.prompts._reading import all_rows, read
 from graftlm.prompts._template import PAIR, TARGET, TEXT, Template
 from graftlm.prompts._verbalizer import PACKAGE, Verbalizer
@@ -19,7 +19,9 @@ __all__ = [
     "Verbalizer",
     "all_rows",
     "bound",
+    "framed",
     "parse",
     "read",
     "value_of",
+    "words_of",
 ]

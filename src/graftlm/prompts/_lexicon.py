@@ -53,10 +53,10 @@ class Lexicon:
         """A word's tokens at the mask, with the space before it that the template has; an unknown one is an error."""
         before, begins = self.template.before_mask
         mask = next(piece for piece in self.template.pieces if isinstance(piece, Mask))
-        spaced = mask.space or before[-1:].isspace()
-        if begins or (not before.strip() and not spaced):
+        spaced = mask.space or before.endswith(" ")
+        if begins or not (before.rstrip(" ") or spaced):
             return self.found(word)
-        return self.found(word, f"{before.rstrip() or 'a'}{' ' if spaced else ''}")
+        return self.found(word, f"{before.rstrip(' ') or 'a'}{' ' if spaced else ''}")
 
     def found(self, words: str, before: str = "") -> list[int]:
         """The tokens of words that stand behind others; what the vocabulary has no token for is an error."""
