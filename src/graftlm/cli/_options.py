@@ -34,6 +34,16 @@ def fractions(text: str | None, flag: str = "--split") -> dict[str, float]:
     return found
 
 
+def prompt_values(template: str | None, verbalizer: str | None) -> Values:
+    """A prompt's values from flags; the verbalizer is a mapping in JSON or YAML."""
+    from graftlm.core.config import read_yaml
+
+    words = None if verbalizer is None else read_yaml(verbalizer, "--verbalizer")
+    if words is not None and not isinstance(words, Mapping):
+        raise UserError(f"--verbalizer {verbalizer!r}: write it as '{{\"positive\": \"great\", \"negative\": \"bad\"}}'")
+    return given(template=template, verbalizer=words)
+
+
 def marks(text: str | None) -> list[str] | None:
     """`head,tail` as two column names."""
     if text is None:

@@ -76,15 +76,17 @@ class PromptConfig(Config):
     """The prompt formulation: `template`, as "{text} It was {mask}.", and `verbalizer`, the words of each label, as
     {"positive": "great", "negative": ["terrible", "bad"]}, or {"name": "manual", "words": …} with its options.
 
-    `soft`: the method that makes the template's virtual tokens, by name or with options, as {name: ptuning}. `aliases`,
-    other names of text and text_pair, are found in the data. `calibration`: what the prompt says of labels without a
-    text is taken off, over the mean of three texts without content ("contextual") or for an empty one ("pmi").
-    `mlm_weight`: the share of the masked language modelling loss on the same prompts, (1 − w) · own + w · mlm.
+    `soft`: the method that makes the template's virtual tokens, by name or with options, as {name: ptuning}.
+    `chat_template`: how turns are written, the tokenizer's own by default. `aliases`, other names of text and
+    text_pair, are found in the data. `calibration`: what the prompt says of labels without a text is taken off, the
+    mean of three texts without content ("contextual") or an empty one ("pmi"). `mlm_weight`: the share of the masked
+    language modelling loss on the same prompts, (1 − w) · own + w · mlm.
     """
 
     template: Annotated[Name, BeforeValidator(_line)]
     verbalizer: Mapping[str, Any] = Field(min_length=1)
     soft: Mapping[str, Any] = {"name": "prompt-tuning"}
+    chat_template: str | None = None
     aliases: Mapping[str, str] = {}
     calibration: Literal["contextual", "pmi"] | None = None
     mlm_weight: NonNegativeFloat = Field(default=0.0, lt=1)

@@ -7,7 +7,7 @@ from graftlm.prompts._interpolation import interpolated, mixture_loss
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._multi_mask import Rule, Slots, slot_scores
 from graftlm.prompts._parsing import parse
-from graftlm.prompts._prompt import Prompt, bound, value_of
+from graftlm.prompts._prompt import Prompt, bound, framed, value_of, words_of
 from graftlm.prompts._reading import all_rows, read
 from graftlm.prompts._seen import Seen
 from graftlm.prompts._template import PAIR, TARGET, TEXT, Template
@@ -34,6 +34,7 @@ __all__ = [
     "empty_texts",
     "find",
     "finds",
+    "framed",
     "interpolated",
     "mixture_loss",
     "parse",
@@ -41,4 +42,5 @@ __all__ = [
     "slot_scores",
     "start",
     "value_of",
+    "words_of",
 ]

@@ -73,15 +73,13 @@ class _Run:
 
     def strip(self, left: bool, right: bool) -> None:
         """Takes spaces off the ends, and moves what is known of the characters."""
-        whole = self.text
-        self.text = self.text.rstrip() if right else self.text
-        kept = self.text.lstrip() if left else self.text
+        self.text = self.text.rstrip(" ") if right else self.text
+        kept = self.text.lstrip(" ") if left else self.text
         moved, self.text = len(self.text) - len(kept), kept
         size = len(kept)
         self.spans = [
             (max(0, start - moved), min(size, stop - moved), piece, owner) for start, stop, piece, owner in self.spans
         ]
-        assert len(self.text) <= len(whole)
 
 
 @dataclass(frozen=True)

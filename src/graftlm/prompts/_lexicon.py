@@ -51,17 +51,12 @@ class Lexicon:
 
     def tokens(self, word: str) -> list[int]:
         """A word's tokens at the mask, with the space before it that the template has; an unknown one is an error."""
-        return self.found(word, self._before)
-
-    @property
-    def _before(self) -> str:
-        """What stands right before a word, "" where it begins a text."""
         before, begins = self.template.before_mask
         mask = next(piece for piece in self.template.pieces if isinstance(piece, Mask))
-        spaced = mask.space or before[-1:].isspace()
-        if begins or (not before.strip() and not spaced):
-            return ""
-        return f"{before.rstrip() or 'a'}{' ' if spaced else ''}"
+        spaced = mask.space or before.endswith(" ")
+        if begins or not (before.rstrip(" ") or spaced):
+            return self.found(word)
+        return self.found(word, f"{before.rstrip(' ') or 'a'}{' ' if spaced else ''}")
 
     def found(self, words: str, before: str = "") -> list[int]:
         """The tokens of words that stand behind others; what the vocabulary has no token for is an error."""

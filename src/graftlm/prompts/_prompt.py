@@ -7,6 +7,7 @@ from typing import Any
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import PromptConfig
+from graftlm.prompts._chat import chat_template_of, spoken
 from graftlm.prompts._filling import Filled, Filler
 from graftlm.prompts._frame import Frame, check_mask, frame_of
 from graftlm.prompts._lexicon import Lexicon
@@ -59,17 +60,31 @@ def bound(
     `scored`: the verbalizer's words stand for numbers, between which a score is interpolated. `reads` stands in place
     of the verbalizer that the config names.
     """
-    template = parse(config.template)
-    frame = frame_of(tokenizer, sites)
+    template, frame, chat_template = framed(config, tokenizer, sites)
     check_mask(template, frame)
     lexicon = Lexicon(template, frame, sites)
     ends = numbers(config.verbalizer) if scored else ()
     names = [*words_of(config.verbalizer)] if scored else labels
     verbalizer = make(config.verbalizer, names, lexicon) if reads is None else reads
     soft = soft_pieces(lexicon, config.soft, first)
-    stored = config.model_copy(update={"verbalizer": dict(verbalizer.config), "soft": dict(soft.stored)})
+    stored = config.model_copy(
+        update={
+            "verbalizer": dict(verbalizer.config),
+            "soft": dict(soft.stored),
+            "chat_template": chat_template,
+        }
+    )
     filler = Filler(template, frame, soft.slots, verbalizer.masks)
     return Prompt(template, frame, filler, verbalizer, soft.act, stored, ends)
+
+
+def framed(config: PromptConfig, tokenizer: Any, sites: Sites) -> tuple[Template, Frame, str | None]:
+    """The template with its turns written out, how the model takes it, and the chat template, if it has turns."""
+    template = parse(config.template)
+    if not template.turns:
+        return template, frame_of(tokenizer, sites), None
+    chat_template = chat_template_of(tokenizer, config.chat_template)
+    return spoken(template, tokenizer, chat_template), frame_of(tokenizer, sites, bare=True), chat_template
 
 
 def words_of(verbalizer: Mapping[str, Any]) -> Mapping[str, Any]:

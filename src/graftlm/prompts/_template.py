@@ -115,6 +115,11 @@ class Template:
         """The names of its fields, each once, in order."""
         return tuple(dict.fromkeys(piece.name for piece in self.pieces if isinstance(piece, Field)))
 
+    @property
+    def turns(self) -> bool:
+        """Whether it is a conversation."""
+        return any(isinstance(piece, Turn) for piece in self.pieces)
+
     @cached_property
     def masks(self) -> int:
         return sum(isinstance(piece, Mask) for piece in self.pieces)
