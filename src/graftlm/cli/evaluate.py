@@ -26,6 +26,13 @@ def evaluate(
     verbalizer: Annotated[
         str | None, typer.Option(metavar="JSON", help='Each label\'s words: \'{"good": "great", "bad": "awful"}\'.')
     ] = None,
+    multi_mask: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Words of several tokens: max-first, left-to-right, parallel or full."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Take the prompt's own leaning off: contextual or pmi.")
+    ] = None,
     task: Annotated[str | None, typer.Option(metavar="NAME", help="Of --model; classification by default.")] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Which split.")] = "test",
     cut: Annotated[
@@ -53,7 +60,7 @@ def evaluate(
       graftlm evaluate --model smollm2 --data examples/data/tweets --template '{text:shorten} It was {mask}' \\
         --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}'
     """
-    _check(run, model, data, template or verbalizer or task)
+    _check(run, model, data, template or verbalizer or task or multi_mask or calibration)
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.config import merged, overrides
     from graftlm.core.settings import DataConfig
@@ -71,7 +78,9 @@ def evaluate(
         from graftlm.recipes.zero_shot import evaluate as untrained
 
         extra = overrides(option or ())
-        asked = merged(prompt_values(template, verbalizer), extra.pop("prompt", {}))
+        asked = merged(
+            prompt_values(template, verbalizer, multi_mask, calibration=calibration), extra.pop("prompt", {})
+        )
         prompt = PromptConfig.parse(asked, where="prompt.")
         scores = untrained(
             str(model), prompt, values, split, reporter, task=task or "classification", batch_size=batch_size

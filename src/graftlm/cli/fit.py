@@ -34,6 +34,16 @@ def fit(
     verbalizer: Annotated[
         str | None, typer.Option(metavar="JSON", help='Each label\'s words: \'{"good": "great", "bad": "awful"}\'.')
     ] = None,
+    multi_mask: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Words of several tokens: max-first, left-to-right, parallel or full."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Take the prompt's own leaning off: contextual or pmi.")
+    ] = None,
+    mlm_weight: Annotated[
+        float | None, typer.Option(metavar="X", help="The share of masked language modelling in a prompt's loss.")
+    ] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run's new folder.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same result; 0 by default.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="OURS=THEIRS,…", help="As text=body,label=stars.")] = None,
@@ -94,7 +104,7 @@ def fit(
             data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed, skip_bad=skip_bad or None
         ),
         method={"name": method} if method else None,
-        prompt=prompt_values(template, verbalizer),
+        prompt=prompt_values(template, verbalizer, multi_mask, calibration=calibration, mlm_weight=mlm_weight),
         out=out,
         seed=seed,
         head=given(pooling=pooling),

@@ -2,7 +2,7 @@
 
 from graftlm.prompts._calibration import before, calibrated, empty_texts
 from graftlm.prompts._filling import Filled, Token
-from graftlm.prompts._finding import find, finds, start
+from graftlm.prompts._finding import find, needs, start
 from graftlm.prompts._interpolation import interpolated, mixture_loss
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._multi_mask import Rule, Slots, slot_scores
@@ -33,10 +33,10 @@ __all__ = [
     "calibrated",
     "empty_texts",
     "find",
-    "finds",
     "framed",
     "interpolated",
     "mixture_loss",
+    "needs",
     "parse",
     "read",
     "slot_scores",

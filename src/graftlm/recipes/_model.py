@@ -16,11 +16,11 @@ from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig, PromptConfig
 from graftlm.methods import MethodConfig, acts, attach
-from graftlm.prompts import Prompt, Seen, before, bound, calibrated
+from graftlm.prompts import Prompt, bound
+from graftlm.recipes._asking import asked, without_prompt
 from graftlm.recipes._auxiliary import beside
 from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
-from graftlm.recipes._filled import filled_scores
 from graftlm.recipes._language import Speaker, guess, masked_logits
 from graftlm.recipes._prompt_head import PromptHead, check_formulation
 from graftlm.recipes._prompt_head import must_train as must_train_prompts
@@ -183,15 +183,6 @@ class TaskModel:
             return self.task.loss(logits, goals, self.problem.options)
         return self.task.loss(logits, goals)
 
-    def start(self, run: str, seen: Seen) -> None:
-        """Puts a verbalizer's fresh tensors where what was seen says that they start."""
-        if isinstance(self.head, PromptHead):
-            self.head.start(run, seen)
-
-    def own_rate(self, run: str) -> float | None:
-        """The learning rate of a verbalizer that has one of its own."""
-        return self.head.prompts[run].verbalizer.rate if isinstance(self.head, PromptHead) else None
-
     def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
         """Logits (rows outputs), or (rows places outputs), on the CPU in the rows' order, batched by length."""
         if isinstance(self.head, LanguageHead):
@@ -209,25 +200,15 @@ class TaskModel:
                 else:
                     out[batch, : found.shape[1]] = found
                 progress.advance(len(batch))
-            return self._calibrated(out, run)
+            if isinstance(self.head, PromptHead):
+                out = without_prompt(self.head, run, out, self.limits[run], self.virtual[run], self.base.pad_id)
+        return out
 
     def _asked(self, run: str, rows: Sequence[Features]) -> Tensor:
         """The logits of rows that nothing is learned from, on the CPU."""
-        head = self.head
-        rule = head.prompts[run].verbalizer.rule if isinstance(head, PromptHead) else None
-        if not isinstance(head, PromptHead) or rule is None:
-            return self.forward({run: rows}).float().cpu()
-
-        def vocabulary(own: Sequence[Features]) -> Tensor:
-            self.attached.route(run)
-            return head.vocabulary([(run, row, self.virtual[run]) for row in own], self.base.pad_id)
-
-        return filled_scores(vocabulary, rows, head.prompts[run].verbalizer.words, rule, _causal(self.attached)).cpu()
-
-    def _calibrated(self, logits: Tensor, run: str) -> Tensor:
-        """Without what a prompt says before it has read a text, where the run asks for that."""
-        blank = self.head.blank(run, self.limits[run]) if isinstance(self.head, PromptHead) else []
-        return calibrated(logits, before(self._asked(run, blank))) if blank else logits
+        if isinstance(self.head, PromptHead):
+            return asked(self.head, run, rows, self.virtual[run], self.base.pad_id)
+        return self.forward({run: rows}).float().cpu()
 
     def answer(
         self, encoded: Encoded, run: str, size: int, reporter: Reporter, title: str, *, loss_alone: bool = False

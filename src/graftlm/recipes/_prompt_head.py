@@ -102,7 +102,7 @@ class PromptHead:
         return torch.cat([score[:, None], found, spare], 1)
 
     def loss(self, run: str, logits: Tensor, goals: Tensor, usual: Loss) -> Tensor:
-        """logits (b outputs), goals (b) -> (b): the verbalizer's own loss, between words that of LM-BFF, or the usual."""
+        """logits (b outputs), goals (b) -> (b): the verbalizer's own loss, or the usual."""
         prompt = self.prompts[run]
         if prompt.ends:
             return mixture_loss(logits[:, 1 : 1 + len(prompt.ends)], goals, torch.tensor(prompt.ends))

@@ -12,12 +12,13 @@ from graftlm import methods, tasks
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
-from graftlm.core.settings import FitConfig
-from graftlm.prompts import finds, parse
+from graftlm.core.settings import FitConfig, PromptConfig
+from graftlm.prompts import Seen, needs, parse
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
-from graftlm.recipes._seen import look
+from graftlm.recipes._prompt_head import PromptHead
+from graftlm.recipes._seen import drawn, look
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._speed import choose_kernels, keep_bottom
 from graftlm.recipes._watched import Watched, shrinking
@@ -158,20 +159,31 @@ def _assemble(
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
     prompts = {run.name: run.config.prompt for run in runs if run.config.prompt is not None}
-    asked = [run for run in runs if run.config.prompt is not None and finds(run.config.prompt.verbalizer)]
-    found = {
-        run.name: look(base, run.name, run.config, run.method, run.problem, run.data.splits["train"]) for run in asked
-    }
+    found = {run.name: _looked(run, prompt, base) for run in runs if (prompt := run.config.prompt) and needs(prompt)}
     prompts |= {name: prompt for name, (prompt, _) in found.items()}
     model = build(base, own, config.head, first.problem, seeds, prompts)
-    for name, (_, seen) in found.items():
-        model.start(name, seen)
+    if isinstance(model.head, PromptHead):
+        for name, (_, seen) in found.items():
+            model.head.start(name, seen)
     model.cache = default_folder() if config.data.cache else None
     if config.training.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
     if config.training.base_dropout:
         model.attached.base_dropout(True)
     return model, {name: run_form(form, model, config.head, name) for name, form in forms.items()}
+
+
+def _looked(run: Run, prompt: PromptConfig, base: Base) -> tuple[PromptConfig, Seen]:
+    """A prompt whose verbalizer is found in what the base foresees on the run's training examples, and that."""
+    config, training = run.config, run.config.training
+    examples = drawn(run.data.splits["train"], config.seed, labelled=needs(prompt) == "labels")
+    method = {run.name: run.method}
+    return look(base, method, prompt, run.problem, examples, config.seed, training.max_length, training.eval_batch_size)
+
+
+def _own_rate(model: TaskModel, run: str) -> float | None:
+    """The learning rate of a verbalizer that has one of its own."""
+    return model.head.prompts[run].verbalizer.rate if isinstance(model.head, PromptHead) else None
 
 
 def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopper, reporter: Reporter) -> Job:
@@ -195,7 +207,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
         config=config.training,
         seed=config.seed,
         rate=rate,
-        head_rate=config.training.head_learning_rate or model.own_rate(name) or rate,
+        head_rate=config.training.head_learning_rate or _own_rate(model, name) or rate,
         rates=model.attached.rates_of(name),
         evaluate=_evaluator(run, model, watched, metric, Watched(stopper.asked)) if validation else None,
         metric=metric,

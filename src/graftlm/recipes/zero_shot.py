@@ -8,8 +8,9 @@ from graftlm.core.errors import UserError
 from graftlm.core.records import Evaluation
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig, HeadConfig, PromptConfig
-from graftlm.prompts import parse, words_of
+from graftlm.prompts import needs, parse, words_of
 from graftlm.recipes._model import build
+from graftlm.recipes._seen import drawn, look
 from graftlm.recipes.predict import OWN, RUN
 
 
@@ -25,7 +26,8 @@ def evaluate(
 ) -> Evaluation:
     """Metrics of a model on a split, of which nothing is trained and nothing written.
 
-    The labels are those of the verbalizer, in its order. Virtual tokens are refused unless they start from words.
+    The labels are those of the verbalizer, in its order. Virtual tokens are refused unless they start from words, and a
+    verbalizer that learns from labels is, too; one that looks at texts alone looks at those that it is asked about.
     """
     reporter = reporter or Silent()
     template = parse(prompt.template)
@@ -34,6 +36,10 @@ def evaluate(
             f'template "{template}" has virtual tokens that were not trained; words in their place, as '
             '{"soft": "It was"}, would work'
         )
+    if needs(prompt) == "labels":
+        raise UserError(
+            f'the verbalizer "{prompt.verbalizer["name"]}" is found in labelled examples; graftlm fit has them'
+        )
     names = () if tasks.task(task).READS == "score" else tuple(words_of(prompt.verbalizer))
     problem = tasks.parse({}, task, names)
     loaded = tasks.load(data, problem, splits=(split,), labels=names or None, fields=template.fields)
@@ -41,6 +47,9 @@ def evaluate(
         reporter.line(note)
     prompt = prompt.model_copy(update={"aliases": loaded.aliases})
     base, nothing = load_base(model, head=OWN), methods.parse("head", {})
+    if needs(prompt):
+        texts = drawn(loaded.splits[split], 0, labelled=needs(prompt) == "labels")
+        prompt, _ = look(base, {RUN: nothing}, prompt, problem, texts, 0, None, batch_size)
     built = build(base, {RUN: nothing}, HeadConfig(), problem, {RUN: 0}, {RUN: prompt}, trains=False)
     built.attached.quicken()
     started = time.perf_counter()

@@ -24,6 +24,8 @@ from graftlm.prompts._verbalizer import Verbalizer
 from graftlm.prompts.verbalizers._words import Several, Word, Words, table_of, word_logits, words_of
 from graftlm.sites import Tensors, zeros
 
+NEEDS = "texts"
+
 
 class Options(Config):
     """`words`: each label's, its name's first. `several`: what becomes of a word of several tokens.
@@ -141,3 +143,8 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
     stored = {"name": "knowledgeable", **config.model_dump(mode="json")}
     params = {"weights": zeros(len(words))} if learned else {}
     return Verbalizer(table.rows, scores, stored, params=params, rate=config.rate if learned else None)
+
+
+def started(config: Options, own: Tensors, seen: Seen) -> Tensors:
+    """As they are."""
+    return own

@@ -19,6 +19,8 @@ from graftlm.prompts._verbalizer import Verbalizer
 from graftlm.prompts.verbalizers._words import Words, table_of, word_logits, words_of
 from graftlm.sites import Tensors
 
+NEEDS = "labels"
+
 
 class Options(Config):
     """`count`: words a label. `candidates`: how many of the likeliest they are chosen from. `words`: what was found."""
@@ -100,3 +102,8 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
         return each @ table.shares.to(each).mT
 
     return Verbalizer(table.rows, scores, {"name": "likelihood", **config.model_dump(mode="json")})
+
+
+def started(config: Options, own: Tensors, seen: Seen) -> Tensors:
+    """As they are."""
+    return own

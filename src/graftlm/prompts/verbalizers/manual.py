@@ -18,6 +18,8 @@ from graftlm.sites import Tensors
 
 Weights = Mapping[str, NonNegativeFloat]
 
+NEEDS = ""
+
 
 class Options(Config):
     """`words`: a label's word, a list of them, or words with weights. `several`: what stands for a word of several

@@ -17,6 +17,8 @@ from graftlm.prompts._multi_mask import Rule, choice_scores, margin_loss, padded
 from graftlm.prompts._verbalizer import Verbalizer, of_each_label
 from graftlm.sites import Tensors
 
+NEEDS = ""
+
 
 class Options(Config):
     """`words`: each label's one. `rule`: how its masks are filled: "max-first", "left-to-right", "parallel", "full"."""

@@ -21,6 +21,8 @@ from graftlm.prompts._verbalizer import Verbalizer
 from graftlm.prompts.verbalizers._words import Several, Words, table_of, word_logits, words_of
 from graftlm.sites import Tensors, kaiming_uniform, normal
 
+NEEDS = "labels"
+
 
 class Options(Config):
     """`words`: each label's, for the scores that those of the prototypes are averaged with; none for prototypes alone.
@@ -107,6 +109,11 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
         "prototypes": normal(len(labels), config.width, std=(2 / (len(labels) + config.width)) ** 0.5),
     }
     return Verbalizer(rows, scores, {"name": "prototypical", **config.model_dump(mode="json")}, params=params)
+
+
+def resolved(config: Options, labels: Sequence[str], lexicon: Lexicon, seen: Seen) -> Options:
+    """As they are."""
+    return config
 
 
 def started(config: Options, own: Tensors, seen: Seen) -> Tensors:

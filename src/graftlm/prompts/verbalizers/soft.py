@@ -19,6 +19,8 @@ from graftlm.sites import Param, Tensors
 
 SEES = False
 
+NEEDS = ""
+
 
 class Options(Config):
     """`words`: each label's, whose rows the vectors start from; a word of several tokens gives the rows of all."""
