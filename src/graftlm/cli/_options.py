@@ -40,7 +40,7 @@ def prompt_values(template: str | None, verbalizer: str | None) -> Values:
 
     words = None if verbalizer is None else read_yaml(verbalizer, "--verbalizer")
     if words is not None and not isinstance(words, Mapping):
-        raise UserError(f"--verbalizer {verbalizer!r}: write it as '{{\"positive\": \"great\", \"negative\": \"bad\"}}'")
+        raise UserError(f'--verbalizer {verbalizer!r}: write it as \'{{"positive": "great", "negative": "bad"}}\'')
     return given(template=template, verbalizer=words)
 
 

@@ -105,7 +105,11 @@ def value_of(example: Example, name: str, aliases: Mapping[str, str]) -> str:
         return example.text_pair
     value = row.get(ours)
     if value is None:
-        there = [TEXT, *([PAIR] if example.text_pair is not None else []), *(key for key in row if row[key] is not None)]
+        there = [
+            TEXT,
+            *([PAIR] if example.text_pair is not None else []),
+            *(key for key in row if row[key] is not None),
+        ]
         raise UserError(
             f'{example.at or "an input"} has no "{name}", which the template has a field for; it has {", ".join(there)}'
         )

@@ -98,9 +98,7 @@ def _wide(x: Tensor) -> Tensor:
 def check_formulation(problem: Problem, head: HeadConfig) -> None:
     """Refuses a task that has no prompt formulation, and options of a head that it has no use for."""
     if problem.module.READS not in ("class", "score"):
-        raise UserError(
-            f'the task "{problem.task}" has no prompt formulation; classification and regression have one'
-        )
+        raise UserError(f'the task "{problem.task}" has no prompt formulation; classification and regression have one')
     if head != HeadConfig():
         name = "pooling" if head.pooling != "default" else "dropout"
         raise UserError(f"head.{name} = {getattr(head, name)}, but a prompt is read by the model's own LM head")
