@@ -17,10 +17,15 @@ WORDS = (*SIGNS, *(f"w{number}" for number in range(tiny.VOCABULARY - len(SIGNS)
 SENTINEL = "<extra_id_0>"
 
 
+def words(family: str) -> tuple[str, ...]:
+    """The vocabulary of a family, with its padding where its config says."""
+    return (WORDS[1], WORDS[0], *WORDS[2:]) if tiny.config_of(family).pad_token_id == 1 else WORDS
+
+
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
     """<s> … </s> around a text of an encoder, as its own; a causal model's has neither, T5's ends with </s>."""
     sentinel = family in ("t5", "t5-gated", "mt5")
-    names = [SENTINEL if sentinel and word == "<mask>" else word for word in WORDS]
+    names = [SENTINEL if sentinel and word == "<mask>" else word for word in words(family)]
     made = Tokenizer(kinds.WordLevel({word: place for place, word in enumerate(names)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>", "model_max_length": 32}
@@ -29,7 +34,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
         made.post_processor = processors.TemplateProcessing(
             single=f"{start}$A </s>",
             pair=f"{start}$A </s> $B:1 </s>:1",
-            special_tokens=[("<s>", 1), ("</s>", 2)],
+            special_tokens=[("<s>", names.index("<s>")), ("</s>", 2)],
         )
         special |= {"extra_special_tokens": [SENTINEL]} if sentinel else {"mask_token": "<mask>"}
     return PreTrainedTokenizerFast(tokenizer_object=made, **special)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 import graftlm
 import tiny
 from graftlm.checkpoint import load_base
-from graftlm.core.reporter import Silent
+from graftlm.core.example import Example
 from graftlm.core.settings import HeadConfig, PromptConfig
 from graftlm.methods import parse as method_of
 from graftlm.prompts import read
@@ -25,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "instance-prompt": {"name": "instance-prompt", "length": 2, "bottleneck": 4},
     "union": {"name": "union", "parts": ["lora", {"name": "prompt-tuning", "length": 2}]},
 }
-FAMILIES = tuple(family for family in tiny.CONFIGS if family in tiny.TABLED)
+FAMILIES = tuple(family for family in tiny.TABLED if family != "qwen2")  # whose class takes no tokenizer of words
 QUICK = [("bert", "lora"), ("roberta", "instance-prompt"), ("modernbert", "union"), ("albert", "head")]
 QUICK += [("gpt2", "prefix"), ("llama", "ptuning"), ("t5", "adapter"), ("bart", "prompt-tuning"), ("gpt2", "full")]
 CASES = [
@@ -65,9 +65,7 @@ def test_a_prompt_run_is_trained_stored_and_asked_again(family: str, method: str
 def made(family: str, names: tuple[str, ...], folder: Path, *templates: str) -> TaskModel:
     """Runs of several methods, each with a template, all their tensors random."""
     methods = {name: method_of(name, {k: v for k, v in METHODS[name].items() if k != "name"}) for name in names}
-    configs = {
-        name: PromptConfig.parse(prompt(templates[place % len(templates)])) for place, name in enumerate(names)
-    }
+    configs = {name: PromptConfig.parse(prompt(templates[place % len(templates)])) for place, name in enumerate(names)}
     problem = task_of({}, "classification", ("a", "b"))
     base = load_base(str(folder), head="own")
     built = build(base, methods, HeadConfig(), problem, dict.fromkeys(names, 7), configs)
@@ -75,13 +73,12 @@ def made(family: str, names: tuple[str, ...], folder: Path, *templates: str) -> 
     return built
 
 
+HEADS = ("bert", "distilbert", "electra", "modernbert", "gpt2", "opt", "t5", "bart")  # unlike each other
 TEMPLATES = ("{text} w5 {soft:2} , {mask}", "{soft:3} {text} {mask}", "w7 {text} w8 {mask}")
 
 
-@pytest.mark.parametrize("family", [*("bert", "gpt2", "t5", "bart"), *(pytest.param(f, marks=pytest.mark.slow) for f in ("llama", "roberta"))])
+@pytest.mark.parametrize("family", tiny.sparing(FAMILIES, ("bert", "gpt2", "t5", "bart")))
 def test_many_prompt_runs_in_one_pass_equal_separate_ones(family: str, tmp_path: Path) -> None:
-    from graftlm.core.example import Example
-
     saved(family, tmp_path)
     names = ("lora", "prompt-tuning", "prefix", "instance-prompt")
     model = made(family, names, tmp_path, *TEMPLATES)
@@ -94,17 +91,14 @@ def test_many_prompt_runs_in_one_pass_equal_separate_ones(family: str, tmp_path:
             assert torch.allclose(model.forward({name: features[name]}), found, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", tiny.sparing(FAMILIES, ("bert", "distilbert", "electra", "modernbert", "gpt2", "t5", "bart")))
+@pytest.mark.parametrize("family", tiny.sparing(FAMILIES, HEADS))
 def test_the_head_at_the_mask_over_few_words_is_the_full_computation(family: str, tmp_path: Path) -> None:
-    from graftlm.core.example import Example
-
     folder = saved(family, tmp_path)
     template = "{text} w5 {mask}"
     model = made(family, ("lora",), tmp_path, template)
     rows_of = model.encode([Example(row["text"]) for row in rows(5)], "lora").rows
     kind = {True: AutoModelForSeq2SeqLM, False: AutoModelForCausalLM if family in tiny.CAUSAL else AutoModelForMaskedLM}
     plain = kind[family in tiny.ENCODER_DECODER].from_pretrained(folder).eval()
-    model.attached.route(None)
     mask = WORDS.index("<mask>")
     with torch.no_grad(), model.attached.disabled():
         for row in rows_of:
@@ -121,7 +115,3 @@ def test_the_head_at_the_mask_over_few_words_is_the_full_computation(family: str
             batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra}
             _, few = read(model.attached, batch, torch.tensor([[place]]), words)
             assert torch.allclose(few[0, 0], whole[words], atol=1e-5)
-
-
-def test_reporters_are_silent() -> None:
-    assert Silent()

@@ -137,8 +137,8 @@ def blank(source: ModelSource) -> nn.Module:
 
 
 def load_base(name: str, cache: Path | None = None, head: str | None = None) -> Base:
-    """A model in fp32, on the CPU, with its tokenizer: the backbone alone, or with its own head "lm" or "mlm", or "own",
-    whichever of the two it has."""
+    """A model in fp32, on the CPU, with its tokenizer: the backbone alone, or with its own head "lm" or "mlm", or
+    with "own", whichever of the two it has."""
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
     _check_kind(source, config)

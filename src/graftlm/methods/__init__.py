@@ -23,9 +23,8 @@ def attach(
     """Puts runs on a frozen base: `attach(model, {"a": LoraConfig(rank=4), "b": BitfitConfig()})`.
 
     A run's name may be anything. `seeds` (0 by default) fix each run's initial values; `tokenizer` is needed only
-    by initial values that name words; `missing` names parameters that the checkpoint lacks; `beside` are acts of runs that
-    are no method's, such as a template's virtual tokens. `attached.detach()` gives
-    the base back, bit for bit.
+    by initial values that name words; `missing` names parameters that the checkpoint lacks; `beside` are acts of runs
+    that are no method's, such as a template's virtual tokens. `attached.detach()` gives the base back, bit for bit.
     """
     sites = Sites(base, tokenizer, missing)
     given = seeds or {}

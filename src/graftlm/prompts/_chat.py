@@ -31,7 +31,9 @@ def spoken(template: Template, tokenizer: Any, chat_template: str) -> Template:
         elif turns and not isinstance(piece, Break):
             turns[-1][1].append(piece)
         elif not (isinstance(piece, Words) and piece.text.isspace()):
-            raise UserError(f'template: "{piece}" stands before the first turn, or breaks one; begin with {{turn:user}}')
+            raise UserError(
+                f'template: "{piece}" stands before the first turn, or breaks one; begin with {{turn:user}}'
+            )
     last = [] if turns[-1][0] != "assistant" else _stripped(turns.pop()[1])
     said = [{"role": role, "content": MARK.format(place)} for place, (role, _) in enumerate(turns)]
     try:

@@ -40,7 +40,7 @@ def from_lm_bff(text: str) -> list[Piece]:
         elif chunk == "mask":
             found.append(Mask(True))
         elif sentence is not None:
-            found += _sentence(*sentence.groups(), place)
+            found += _sentence(sentence, place)
         elif chunk.startswith(("label_", "labelx_")):
             raise wrong(place, f"*{chunk}* is of a demonstration; a template of the text alone would work")
         elif chunk not in ("", "cls"):
@@ -51,7 +51,8 @@ def from_lm_bff(text: str) -> list[Piece]:
     return found
 
 
-def _sentence(space: str, case: str, cut: str, number: str, place: int) -> list[Piece]:
+def _sentence(found: re.Match[str], place: int) -> list[Piece]:
+    space, case, cut, number = found.groups()
     if number not in "01":
         raise wrong(place, f"*sent_{number}*, and an example has one text or two; sent_0 and sent_1 would work")
     filters = (*(("drop_last",) if cut else ()), *CASES[case], SHORTEN)

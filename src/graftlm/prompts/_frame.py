@@ -42,6 +42,8 @@ def frame_of(tokenizer: Any, sites: Sites, *, bare: bool = False) -> Frame:
     one, two = tokenizer("a"), tokenizer("a", "a")
     typed = "token_type_ids" in tokenizer.model_input_names and kind == "masked"
     owners, ids = two.sequence_ids(0), two["input_ids"]
+    if 0 not in owners or 1 not in owners:
+        raise UserError(f'{type(tokenizer).__name__} has no token for "a", so it is no tokenizer of texts')
     first, last = owners.index(0), len(owners) - 1 - owners[::-1].index(1)
     inside = [place for place in range(first, last) if owners[place] is None]
     ends = one.sequence_ids(0)
@@ -94,7 +96,9 @@ def check_mask(template: Template, frame: Frame) -> None:
         found = "no {mask}" if not template.masks else f"{template.masks} masks"
         raise UserError(f'template "{template}" has {found}; it needs one, as in "{{text}} It was {{mask}}."')
     place = next(place for place, piece in enumerate(template.pieces) if isinstance(piece, Mask))
-    behind = [piece for piece in template.pieces[place + 1 :] if not (isinstance(piece, Words) and piece.text.isspace())]
+    behind = [
+        piece for piece in template.pieces[place + 1 :] if not (isinstance(piece, Words) and piece.text.isspace())
+    ]
     if frame.kind == "causal" and behind:
         start = len("".join(map(str, template.pieces[: place + 1])))
         raise UserError(

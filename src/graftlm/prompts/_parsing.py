@@ -1,4 +1,4 @@
-"""A template's text to its pieces. OpenPrompt's dictionaries are pieces too, and LM-BFF's strings are known by stars."""
+"""A template's text to its pieces; OpenPrompt's dictionaries are pieces too, and LM-BFF's strings are known by stars."""
 
 import ast
 import json
@@ -9,7 +9,20 @@ from typing import Any
 from graftlm.core.errors import unknown
 from graftlm.prompts._dialects import from_lm_bff, is_lm_bff, openprompt_piece
 from graftlm.prompts._filters import FILTERS
-from graftlm.prompts._template import BREAK, ROLES, Break, Field, Mask, Piece, Soft, Template, Turn, Words, joined, wrong
+from graftlm.prompts._template import (
+    BREAK,
+    ROLES,
+    Break,
+    Field,
+    Mask,
+    Piece,
+    Soft,
+    Template,
+    Turn,
+    Words,
+    joined,
+    wrong,
+)
 
 NAME = re.compile(r"[^\W\d][\w.\- ]*")
 WORDS_OF_OURS = ("mask", "soft", "turn")
@@ -98,7 +111,9 @@ def _soft(content: str, options: str, place: int) -> Soft:
         elif not equals and key.isdecimal() and 0 < int(key) <= 10_000:
             length = int(key)
         else:
-            raise wrong(place, f'{{{content}}}: {part} is no number and no id; {{soft:8}}, {{soft:id=1}}, {{"soft": "It was"}}')
+            raise wrong(
+                place, f'{{{content}}}: {part} is no number and no id; {{soft:8}}, {{soft:id=1}}, {{"soft": "It was"}}'
+            )
     return Soft(length, "", name)
 
 

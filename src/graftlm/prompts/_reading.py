@@ -7,6 +7,7 @@ does to logits afterwards (scales, soft caps) acts on them as it does on all.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,25 +25,39 @@ def read(attached: Attached, batch: dict[str, Tensor], places: Tensor, rows: Ten
     `rows` (r) are the wanted words, None all of them. A route must be in force.
     """
     found: list[Tensor] = []
+    reader = _Reader(places)
     extra = {"use_cache": False} if hasattr(attached.base.config, "use_cache") else {}
-    with _gathered(attached, places), _narrowed(attached.base, rows, found):
+    with _gathered(attached, reader), _narrowed(attached.base, rows, reader, found):
         logits: Tensor = attached(**batch, **extra).logits
     return found[0], logits
 
 
+@dataclass
+class _Reader:
+    """Takes places (b m) of states (b t d), once: some families' heads ask a part of the backbone past its whole."""
+
+    places: Tensor
+    done: bool = False
+
+    def take(self, hidden: Tensor) -> Tensor:
+        if self.done:
+            return hidden
+        self.done = True
+        return hidden.gather(1, self.places[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
 @contextmanager
-def _gathered(attached: Attached, places: Tensor) -> Iterator[None]:
-    """Inside, the backbone (its decoder, where it has two stacks) gives its last states (b m d) at `places` alone."""
+def _gathered(attached: Attached, reader: _Reader) -> Iterator[None]:
+    """Inside, the backbone (its decoder, where it has two stacks) gives its last states (b m d) at the places alone."""
     sites = attached.sites
     both = sites.encoder_decoder or bool(getattr(sites.config, "is_encoder_decoder", False))
     module: Any = sites.backbone.get_submodule("decoder") if both else sites.backbone
 
     def gather(module: nn.Module, args: Any, output: Any) -> Any:
-        hidden = output[0]
-        index = places[..., None].expand(-1, -1, hidden.shape[-1])
+        hidden = reader.take(output[0])
         if isinstance(output, tuple):
-            return (hidden.gather(1, index), *output[1:])
-        output.last_hidden_state = hidden.gather(1, index)
+            return (hidden, *output[1:])
+        output.last_hidden_state = hidden
         return output
 
     hook = module.register_forward_hook(gather)
@@ -53,14 +68,15 @@ def _gathered(attached: Attached, places: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _narrowed(base: Any, rows: Tensor | None, found: list[Tensor]) -> Iterator[None]:
+def _narrowed(base: Any, rows: Tensor | None, reader: _Reader, found: list[Tensor]) -> Iterator[None]:
     """Inside, the last layer gives the logits of `rows` alone, and `found` gathers what it reads."""
-    layer = base.get_output_embeddings()
+    layer: Any = base.get_output_embeddings()
     whole = layer.forward
     own = "forward" in vars(layer)  # a kernel's, which is given back
     plain = type(layer) is nn.Linear and rows is not None
 
     def narrow(hidden: Tensor) -> Tensor:
+        hidden = reader.take(hidden)
         found.append(hidden)
         if not plain:  # a method acts on this layer, and on all of its outputs
             logits = whole(hidden)

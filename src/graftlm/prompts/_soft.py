@@ -42,7 +42,9 @@ def soft_pieces(lexicon: Lexicon, given: Mapping[str, Any], first: int) -> SoftP
     config = methods.parse(method, {**options, "length": size}, where="prompt.soft.")
     acts = methods.acts(config, sites)
     if len(acts) != 1 or not isinstance(acts[0], Tokens):
-        raise UserError(f'prompt.soft = "{method}" makes no virtual tokens; prompt-tuning, ptuning and instance-prompt do')
+        raise UserError(
+            f'prompt.soft = "{method}" makes no virtual tokens; prompt-tuning, ptuning and instance-prompt do'
+        )
     act = replace(acts[0], first=first, place=PLACE, position_shift=0)
     ids = [word for piece, words in starts.items() for word in words or [-1] * piece.length]
     if any(word >= 0 for word in ids):

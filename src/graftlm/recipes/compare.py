@@ -2,7 +2,7 @@
 
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ def compare(config: CompareConfig, reporter: Reporter | None = None, *, resume: 
     with Lock(out) as lock, stopper:
         sweep(out)
         write_json(out / CONFIG, config.model_dump(mode="json"))
-        own = Comparing(out, lock, test_of(first[0], out, _fields({run.name: run.config for run in first})), stopper, reporter)
+        test = test_of(first[0], out, _fields(run.config for run in first))
+        own = Comparing(out, lock, test, stopper, reporter)
         plan = Planned(own, config.together, kept(out) if resume else [])
         if trials is None:
             plan.train(first, base)
@@ -78,7 +79,7 @@ def _read(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
     """All runs, checked; runs on the same examples share them."""
     loaded: dict[str, TaskData] = {}
     found = []
-    fields = _fields(configs)
+    fields = _fields(configs.values())
     for name, own in configs.items():
         key = own.data.model_dump_json()
         run = read(name, own, reporter, loaded.get(key), fields)
@@ -87,9 +88,9 @@ def _read(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
     return found
 
 
-def _fields(configs: Mapping[str, FitConfig]) -> list[str]:
+def _fields(configs: Iterable[FitConfig]) -> list[str]:
     """The fields of all runs' templates."""
-    return list(dict.fromkeys(name for config in configs.values() for name in fields_of(config)))
+    return list(dict.fromkeys(name for config in configs for name in fields_of(config)))
 
 
 def _claim(config: CompareConfig, out: Path, resume: bool) -> None:

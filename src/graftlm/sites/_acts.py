@@ -135,8 +135,8 @@ class Tokens:
     they stand in front of the text, and take positions 0 to length − 1; with `position_shift` = −length the real
     tokens start at 0 as well. In another place it is the text's ids that have them anywhere. Where `from_input` is
     given, the table is an example's own: `derive` is not asked, and `from_input` takes the mean embedding of each
-    row's text (n rows d) and the runs' tensors, and gives (n rows length · d). Runs share a bank only where `alike` is the same.
-    `stream` is the stack whose embedding looks them up: the encoder, where a model has both.
+    row's text (n rows d) and the runs' tensors, and gives (n rows length · d). Runs share a bank only where `alike` is
+    the same. `stream` is the stack whose embedding looks them up: the encoder, where a model has both.
     """
 
     params: Mapping[str, Param]
