@@ -10,13 +10,15 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny
 from graftlm.core.errors import UserError
+from graftlm.objectives import mlm
 from graftlm.prompts import Verbalizer, parse
 from graftlm.prompts._frame import frame_of
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._seen import Seen
-from graftlm.prompts.verbalizers import knowledgeable, likelihood, prototypical, soft
+from graftlm.prompts.verbalizers import knowledgeable, likelihood, manual, prototypical, soft
 from graftlm.prompts.verbalizers._words import table_of, word_logits, words_of
 from graftlm.sites import Sites
+from graftlm.tasks import classification
 
 PIECES = (
     "[UNK]",
@@ -176,3 +178,17 @@ def test_words_are_found_by_likelihood_and_pieces_are_no_words() -> None:
     assert sorted(every) == sorted(set(PIECES[3:]) - {"##der", "##ful", "9"})
     with pytest.raises(UserError, match='no training example has label "pos"'):
         likelihood.resolved(likelihood.Options(), LABELS, lexicon(), looked(labels=1))
+
+
+def test_plain_words_give_the_mean_of_their_logits_and_its_loss() -> None:
+    """A vocabulary of five, whose words 2 and 4 are the first label's and 3 the second's."""
+    logits = torch.tensor([[0.0, 2.0, 4.0, 1.0, 3.0]], dtype=torch.float64)
+    own = made(manual, words={"neg": ["good", "bad"], "pos": "great"})
+    places = {"good": 2, "bad": 4, "great": 3}
+    rows = logits[:, [places[PIECES[row]] for row in own.rows.tolist()]]
+    found = own.scores(torch.zeros(1, 1, 1), rows[:, None], {})
+    assert found.tolist() == [[3.5, 1.0]]
+    assert float(found.softmax(-1)[0, 0]) == pytest.approx(0.9241, abs=1e-4)
+    loss = classification.loss(found, torch.tensor([0]))
+    assert float(loss) == pytest.approx(0.078890, abs=1e-6)
+    assert float(mlm.beside(loss, torch.tensor([2.0], dtype=torch.float64), 1e-4)) == pytest.approx(0.079082, abs=1e-6)

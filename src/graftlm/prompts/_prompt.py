@@ -62,6 +62,7 @@ def bound(
     """
     template, frame, chat_template = framed(config, tokenizer, sites)
     check_mask(template, frame)
+    _check_options(config, frame, scored)
     lexicon = Lexicon(template, frame, sites)
     ends = numbers(config.verbalizer) if scored else ()
     names = [*words_of(config.verbalizer)] if scored else labels
@@ -76,6 +77,13 @@ def bound(
     )
     filler = Filler(template, frame, soft.slots, verbalizer.masks)
     return Prompt(template, frame, filler, verbalizer, soft.act, stored, ends)
+
+
+def _check_options(config: PromptConfig, frame: Frame, scored: bool) -> None:
+    if scored and config.calibration is not None:
+        raise UserError(f"prompt.calibration = {config.calibration} is for labels, and this task gives scores")
+    if config.mlm_weight and frame.kind != "masked":
+        raise UserError("prompt.mlm_weight needs a masked model, as bert or roberta, and this one is none")
 
 
 def framed(config: PromptConfig, tokenizer: Any, sites: Sites) -> tuple[Template, Frame, str | None]:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from graftlm.checkpoint import Base
-from graftlm.core.errors import UserError
 from graftlm.objectives import mlm
 from graftlm.recipes._prompt_head import PromptHead
 from graftlm.tasks import Features
@@ -58,7 +57,6 @@ def masked_rows(
 
 
 def _mask(head: PromptHead, run: str) -> int:
-    frame = head.prompts[run].frame
-    if frame.kind != "masked" or frame.mask is None:
-        raise UserError("prompt.mlm_weight needs a masked model, as bert or roberta, and this one is none")
-    return frame.mask[1]
+    mask = head.prompts[run].frame.mask
+    assert mask is not None, "a masked model has a mask"
+    return mask[1]

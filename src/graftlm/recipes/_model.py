@@ -276,7 +276,7 @@ def build(
     if asked:
         made = PromptHead(attached, asked, outputs)
         if trains:
-            must_train_prompts(attached)
+            must_train_prompts(attached, asked)
     elif problem.base_head is not None:
         made = LanguageHead(attached, head)
         problem = _speaking(problem, base, attached)

@@ -138,8 +138,14 @@ def check_formulation(problem: Problem, head: HeadConfig) -> None:
         raise UserError(f"head.{name} = {getattr(head, name)}, but a prompt is read by the model's own LM head")
 
 
-def must_train(attached: Attached) -> None:
-    """Refuses runs that would train nothing."""
+def must_train(attached: Attached, prompts: Mapping[str, Prompt]) -> None:
+    """Refuses runs that would train nothing, or cannot be trained."""
+    for run, prompt in prompts.items():
+        if prompt.verbalizer.rule is not None and prompt.frame.kind == "causal":
+            raise UserError(
+                f'run "{run}" would be trained on words of several tokens at masks, and a causal model has none; words '
+                "of one token would work, and graftlm evaluate asks untrained models"
+            )
     for run in attached.runs:
         if not attached.parameters_of(run):
             raise UserError(

@@ -72,11 +72,12 @@ def resolved(config: Options, labels: Sequence[str], lexicon: Lexicon, seen: See
 
 
 def whole_words(lexicon: Lexicon, size: int) -> list[str | None]:
-    """Each token's text, where it is letters alone; else None."""
+    """Each token's text, where it is a letter and letters or digits behind it; else None."""
     tokenizer = lexicon.tokenizer
     texts = [text.strip() for text in tokenizer.batch_decode([[token] for token in range(min(size, len(tokenizer)))])]
     special = set(tokenizer.all_special_ids)
-    known = [text if text.isalpha() and token not in special else None for token, text in enumerate(texts)]
+    worded = [text[:1].isalpha() and text.isalnum() and token not in special for token, text in enumerate(texts)]
+    known = [text if fits else None for text, fits in zip(texts, worded, strict=True)]
     return known + [None] * (size - len(known))
 
 
