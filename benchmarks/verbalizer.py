@@ -66,7 +66,7 @@ def texts(count: int, length: int, seed: int) -> list[str]:
     """Texts of one-token words, so many that a filled template has about `length` tokens."""
     draw = random.Random(seed)
     known = ("the", "film", "of", "a", "good", "day", "in", "house", "with", "old", "story", "and", "long", "river")
-    return [" ".join(draw.choice(known) for _ in range(length - 7)) for _ in range(count)]
+    return [" ".join(draw.choice(known) for _ in range(length - 6)) for _ in range(count)]
 
 
 def rows(options: Any) -> list[Any]:
