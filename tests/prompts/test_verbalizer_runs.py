@@ -24,6 +24,7 @@ from graftlm.recipes.zero_shot import evaluate
 from graftlm.tasks import Features
 from graftlm.tasks import parse as task_of
 from prompts.models import WORDS, rows, saved, write
+from reliability.runs import Killed, Killing, left
 
 TEMPLATE = "{text:shorten} w5 , {mask} ."
 ONE = {"a": "w1", "b": "w2"}
@@ -40,6 +41,7 @@ VERBALIZERS: dict[str, dict[str, Any]] = {
     "multi-mask": {"name": "multi-mask", "words": SPLIT},
     "multi-mask, full": {"name": "multi-mask", "words": SPLIT, "rule": "full"},
 }
+FAMILIES = [family for family in tiny.TABLED if family != "qwen2"]  # whose tokenizer class takes no vocabulary of words
 MORE = {"calibration": "contextual", "mlm_weight": 0.2}
 
 
@@ -225,6 +227,35 @@ def test_an_untrained_model_is_asked_by_words_of_knowledge_and_refuses_to_learn_
         evaluate(base, learned, data)
     with pytest.raises(graftlm.UserError, match="mlm_weight needs a masked model"):
         made(tmp_path / "c", {"run": {"verbalizer": ONE, "template": "{text} {mask}", "mlm_weight": 0.1}}, "gpt2")
+
+
+@pytest.mark.parametrize("family", tiny.sparing(FAMILIES, ("bert", "albert", "modernbert", "llama", "t5", "bart")))
+def test_a_fresh_soft_verbalizer_says_what_its_words_say_in_every_family(family: str, tmp_path: Path) -> None:
+    words = {"a": "w1", "b": "w2"}
+    soft = {"name": "soft", "words": words}
+    base, problem = load_base(saved(family, tmp_path), head="own"), task_of({}, "classification", ("a", "b"))
+    found = {}
+    for name, verbalizer in (("plain", words), ("soft", soft)):
+        config = PromptConfig.parse({"template": "{text} w5 {mask}", "verbalizer": verbalizer})
+        model = build(base, {"run": method_of("lora", {})}, HeadConfig(), problem, {"run": 0}, {"run": config})
+        rows_of = model.encode([Example(row["text"]) for row in rows(3)], "run").rows
+        found[name] = model.logits(rows_of, "run", 3, Silent(), "").softmax(-1)
+        model.attached.detach()
+    torch.testing.assert_close(found["soft"], found["plain"], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["knowledgeable", "prototypical"])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    data = {"path": write(tmp_path / "rows.jsonl", rows(20)), "split": {"train": 0.6, "validation": 0.4}}
+    training = {"max_steps": 6, "eval_steps": 2, "save_steps": 1, "batch_size": 4, "learning_rate": 1e-2}
+    prompt = {"template": TEMPLATE, "verbalizer": VERBALIZERS[name], "mlm_weight": 0.2}
+    given: dict[str, Any] = {"model": saved("bert", tmp_path / "base"), "data": data, "method": "lora"}
+    given |= {"training": training, "prompt": prompt}
+    graftlm.fit(**given, out=tmp_path / "whole")
+    with pytest.raises(Killed):
+        graftlm.fit(**given, out=tmp_path / "killed", reporter=Killing(3))
+    graftlm.fit(resume=tmp_path / "killed")
+    assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
 
 def test_every_verbalizer_has_options_with_words_in_its_docstring() -> None:
