@@ -184,12 +184,30 @@ def test_a_causal_model_adds_up_what_it_foresees_of_a_word(tmp_path: Path) -> No
         model.attached.route("run")
         whole = model.attached(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].log_softmax(-1)
     torch.testing.assert_close(found[0, 0], whole[-2, first] + whole[-1, second], atol=1e-5, rtol=1e-5)
-    with pytest.raises(graftlm.UserError, match="a causal model has none"):
+    with pytest.raises(graftlm.UserError, match="only a masked model has them"):
         made(tmp_path / "b", {"run": {"verbalizer": options, "template": "{text} {mask}"}}, "llama")
-    with pytest.raises(graftlm.UserError, match='"max-first" fills masks'):
+    with pytest.raises(graftlm.UserError, match='"max-first" fills masks one by one'):
         made(tmp_path / "c", {"run": {"verbalizer": {**options, "rule": "max-first"}, "template": "{mask}"}}, "gpt2")
-    with pytest.raises(graftlm.UserError, match="asked at masks, or that write on"):
-        made(tmp_path / "d", {"run": {"verbalizer": options}}, "t5")
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_decoder_adds_up_what_it_foresees_of_a_word(family: str, tmp_path: Path) -> None:
+    options = {"name": "multi-mask", "words": SPLIT, "rule": "full"}
+    model = made(tmp_path, {"run": {"verbalizer": options, "template": "{text} w5 {mask} w6"}}, family, trains=False)
+    model.attached.eval()
+    encoded = model.encode([Example("w20 w21"), Example("w9")], "run").rows
+    start, first, second = model.attached.sites.config.decoder_start_token_id, WORDS.index("w1"), WORDS.index("w3")
+    mask = WORDS.index("<mask>")
+    with torch.no_grad():
+        found = asked(model.head, "run", encoded, model.virtual["run"], model.base.pad_id)  # pyright: ignore
+        for row, own in zip(encoded, found, strict=True):
+            assert row.places is not None
+            before = [mask] if family == "t5" else row.ids[: row.places[0]]
+            ids, decoded = torch.tensor([row.ids]), torch.tensor([[start, *before, first]])
+            model.attached.route("run")
+            batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": decoded}
+            whole = model.attached(**batch).logits[0].log_softmax(-1)
+            torch.testing.assert_close(own[0], whole[-2, first] + whole[-1, second], atol=1e-5, rtol=1e-5)
 
 
 def test_a_score_is_learned_by_the_divergence_from_its_mixture(tmp_path: Path) -> None:

@@ -192,3 +192,12 @@ def test_plain_words_give_the_mean_of_their_logits_and_its_loss() -> None:
     loss = classification.loss(found, torch.tensor([0]))
     assert float(loss) == pytest.approx(0.078890, abs=1e-6)
     assert float(mlm.beside(loss, torch.tensor([2.0], dtype=torch.float64), 1e-4)) == pytest.approx(0.079082, abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["first", "mean", "max", "drop"])
+def test_what_a_rule_makes_of_words_is_said(rule: str) -> None:
+    own = made(prototypical, words={"neg": "bad", "pos": ["good", "wonderful"]}, several=rule)
+    (note,) = own.notes
+    assert note.startswith("1 word is of several tokens, and ")
+    assert note.endswith(f"(several = {rule}): wonderful")
+    assert made(prototypical, words={"neg": "bad", "pos": "good"}, several=rule).notes == ()

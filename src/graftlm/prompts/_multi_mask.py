@@ -4,7 +4,7 @@ A word's score is the sum of its tokens' log-probabilities, without a division b
 masks are filled one after another, and each token counts as it was foreseen when it was filled in: "max-first" fills
 the likeliest of the word's tokens next, "left-to-right" the first, "parallel" all at once. "full" is the whole
 log-probability: each token with all others of its word in place, masked alone (Salazar et al., 2020). A causal model
-sees those before it in one pass, which is "parallel" here, and its sum is exactly log p(word | text).
+and a decoder see those before it in one pass, "parallel" here, and the sum is exactly log p(word | text).
 PET scores one example at a time; here words of all examples are filled in the same passes.
 """
 

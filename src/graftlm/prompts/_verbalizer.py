@@ -30,7 +30,7 @@ class Verbalizer:
     the template's mask, one after another. `params` are trained with the run and stored with its adapter. `config` is
     what is stored: the verbalizer's name and all its options. `rate` is the tensors' learning rate, where they need one
     of their own; `loss`: labels' logits (b c), goals (b) -> (b), where it is not the task's. Where `rule` is given,
-    labels are asked for by filling the tokens of each one's of `words` into masks.
+    labels are asked for by filling the tokens of each one's of `words` into masks. `notes`: what a user should be told.
     """
 
     rows: Tensor
@@ -42,6 +42,7 @@ class Verbalizer:
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     rule: Rule | None = None
     words: Sequence[tuple[int, ...]] = ()
+    notes: tuple[str, ...] = ()
 
 
 def make(given: Mapping[str, Any], labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:

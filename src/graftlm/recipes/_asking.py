@@ -13,7 +13,7 @@ from graftlm.tasks import Features
 def asked(head: PromptHead, run: str, rows: Sequence[Features], virtual: Sequence[int], pad: int) -> Tensor:
     """The logits (rows outputs) of one run's rows, on the CPU."""
     prompt = head.prompts[run]
-    rule, words, causal = prompt.verbalizer.rule, prompt.verbalizer.words, prompt.frame.kind == "causal"
+    rule, words = prompt.verbalizer.rule, prompt.verbalizer.words
     if rule is None:
         head.attached.route(run)
         return head([(run, row, virtual) for row in rows], pad).float().cpu()
@@ -22,7 +22,7 @@ def asked(head: PromptHead, run: str, rows: Sequence[Features], virtual: Sequenc
         head.attached.route(run)
         return head.vocabulary([(run, row, virtual) for row in own], pad)
 
-    return filled_scores(vocabulary, rows, words, rule, causal).cpu()
+    return filled_scores(vocabulary, rows, words, rule, prompt.frame.kind).cpu()
 
 
 def without_prompt(head: PromptHead, run: str, logits: Tensor, room: int, virtual: Sequence[int], pad: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Words of several tokens asked for: rows with as many masks as each label's word has tokens, filled by a rule."""
+"""Words of several tokens asked for: at as many masks as a word has tokens, behind the text, or in the decoder."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,18 +11,21 @@ Words = Sequence[tuple[int, ...]]
 
 
 def filled_scores(
-    logits_of: Callable[[Sequence[Features]], Tensor], rows: Sequence[Features], words: Words, rule: Rule, causal: bool
+    logits_of: Callable[[Sequence[Features]], Tensor], rows: Sequence[Features], words: Words, rule: Rule, kind: str
 ) -> Tensor:
-    """The log-probability (rows c) of each label's word in each row.
+    """The log-probability (rows c) of each label's word in each row, for a model of one kind.
 
-    `logits_of` gives the whole vocabulary's (b m v) at the rows' places.
+    `logits_of` gives the whole vocabulary's (b m v) at the rows' places, or where a decoder foresees their answers.
     """
-    slots = [_written(row, word) if causal else _trimmed(row, word) for row in rows for word in words]
+    made = {"masked": _trimmed, "causal": _written}.get(kind, _decoded)
+    slots = [made(row, word) for row in rows for word in words]
 
     def foreseen(asked: Sequence[Slots]) -> Tensor:
-        return logits_of([Features(list(own.ids), _listed(own.types), list(own.places)) for own in asked])
+        return logits_of(
+            [Features(list(own.ids), _listed(own.types), list(own.places), list(own.word)) for own in asked]
+        )
 
-    return slot_scores(foreseen, slots, "parallel" if causal else rule).view(len(rows), len(words))
+    return slot_scores(foreseen, slots, rule if kind == "masked" else "parallel").view(len(rows), len(words))
 
 
 def _trimmed(row: Features, word: tuple[int, ...]) -> Slots:
@@ -39,6 +42,11 @@ def _written(row: Features, word: tuple[int, ...]) -> Slots:
     last = len(row.ids) - 1
     types = None if row.types is None else (*row.types, *[0] * (len(word) - 1))
     return Slots((*row.ids, *word[:-1]), tuple(range(last, last + len(word))), word, types)
+
+
+def _decoded(row: Features, word: tuple[int, ...]) -> Slots:
+    """The row as it is: the decoder beside it foresees the word."""
+    return Slots(tuple(row.ids), (*(row.places or (0,)),) * len(word), word, None)
 
 
 def _listed(types: tuple[int, ...] | None) -> list[int] | None:

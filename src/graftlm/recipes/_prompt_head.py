@@ -70,24 +70,23 @@ class PromptHead:
             decoded, spots = self._decoder_rows(rows)
             own = collate([(features, ()) for features in decoded], pad, device)
             batch |= {f"decoder_{name}": value for name, value in own.items()}
-            places = torch.tensor(spots, device=device)[:, None]
+            places = torch.nn.utils.rnn.pad_sequence(spots, True, -1).to(device)
         return read(self.attached, batch, places.clamp(min=0), words)
 
-    def _decoder_rows(self, rows: Rows) -> tuple[list[Features], list[int]]:
-        """What the decoder of each row is given, and where it foresees the mask."""
+    def _decoder_rows(self, rows: Rows) -> tuple[list[Features], list[Tensor]]:
+        """What the decoder of each row is given, and where it foresees the mask, or the tokens of `answer`."""
         start: int = self.attached.sites.config.decoder_start_token_id
         found: list[Features] = []
+        spots: list[Tensor] = []
         for run, features, _ in rows:
-            frame = self.prompts[run].frame
+            frame, answer = self.prompts[run].frame, features.answer or [0]
             assert frame.mask is not None
             assert features.places
-            if frame.kind == "sentinel":
-                found.append(Features([start, frame.mask[1]], None))
-                continue
-            before = features.ids[: features.places[0]]
-            real = [token for token in before if token < self.attached.sites.vocabulary]
-            found.append(Features([start, *real], None))
-        return found, [len(row.ids) - 1 for row in found]
+            real = [token for token in features.ids[: features.places[0]] if token < self.attached.sites.vocabulary]
+            before = [frame.mask[1]] if frame.kind == "sentinel" else real
+            found.append(Features([start, *before, *answer[:-1]], None))
+            spots.append(torch.arange(len(answer)) + len(before))
+        return found, spots
 
     def _scores(self, run: str, states: Tensor, logits: Tensor) -> Tensor:
         prompt = self.prompts[run]
@@ -141,10 +140,10 @@ def check_formulation(problem: Problem, head: HeadConfig) -> None:
 def must_train(attached: Attached, prompts: Mapping[str, Prompt]) -> None:
     """Refuses runs that would train nothing, or cannot be trained."""
     for run, prompt in prompts.items():
-        if prompt.verbalizer.rule is not None and prompt.frame.kind == "causal":
+        if prompt.verbalizer.rule is not None and prompt.frame.kind != "masked":
             raise UserError(
-                f'run "{run}" would be trained on words of several tokens at masks, and a causal model has none; words '
-                "of one token would work, and graftlm evaluate asks untrained models"
+                f'run "{run}" would be trained on words of several tokens at masks, and only a masked model has them; '
+                "words of one token would work, and graftlm evaluate asks untrained models"
             )
     for run in attached.runs:
         if not attached.parameters_of(run):

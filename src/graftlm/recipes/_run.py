@@ -18,7 +18,7 @@ from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._prompt_head import PromptHead
-from graftlm.recipes._seen import drawn, look
+from graftlm.recipes._seen import drawn, look, words_said
 from graftlm.recipes._signals import Stopper
 from graftlm.recipes._speed import choose_kernels, keep_bottom
 from graftlm.recipes._watched import Watched, shrinking
@@ -160,7 +160,10 @@ def _assemble(
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
     prompts = {run.name: run.config.prompt for run in runs if run.config.prompt is not None}
     found = {run.name: _looked(run, prompt, base) for run in runs if (prompt := run.config.prompt) and needs(prompt)}
-    prompts |= {name: prompt for name, (prompt, _) in found.items()}
+    for name, (prompt, _) in found.items():
+        prompts[name] = prompt
+        if said := words_said(prompt):
+            reporter.line(said)
     model = build(base, own, config.head, first.problem, seeds, prompts)
     if isinstance(model.head, PromptHead):
         for name, (_, seen) in found.items():
@@ -195,6 +198,8 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     for split, encoded in (("train", given), ("validation", watched)):
         for note in encoded.notes:
             reporter.warn(f"{split}: {note}")
+    for note in model.head.prompts[name].verbalizer.notes if isinstance(model.head, PromptHead) else ():
+        reporter.warn(note)
     if not validation:
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(run.method)

@@ -18,6 +18,7 @@ from graftlm.training import sorted_batches
 
 MOST = 512  # examples: what they foresee of a vocabulary of 50,000 words is 100 MB
 LOOKING = "looking"
+SAID = 10  # words of a label that a user is told
 
 
 def looking(words: int) -> Verbalizer:
@@ -74,6 +75,13 @@ def look(
     seen = Seen(found[:, :width], found[:, width:], goals)
     lexicon = Lexicon(own.template, own.frame, base.sites())
     return prompt.model_copy(update={"verbalizer": find(prompt.verbalizer, problem.labels, lexicon, seen)}), seen
+
+
+def words_said(prompt: PromptConfig) -> str:
+    """The words that were found for each label, as a line; nothing where a verbalizer has none."""
+    words = prompt.verbalizer.get("words") or {}
+    each = [f"{label}: {', '.join(own[:SAID])}{', …' if len(own) > SAID else ''}" for label, own in words.items()]
+    return "; ".join(each)
 
 
 @torch.no_grad()

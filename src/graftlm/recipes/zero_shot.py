@@ -10,6 +10,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig, HeadConfig, PromptConfig
 from graftlm.prompts import needs, parse, words_of
 from graftlm.recipes._model import build
+from graftlm.recipes._prompt_head import PromptHead
 from graftlm.recipes._seen import drawn, look
 from graftlm.recipes.predict import OWN, RUN
 
@@ -51,6 +52,8 @@ def evaluate(
         texts = drawn(loaded.splits[split], 0, labelled=needs(prompt) == "labels")
         prompt, _ = look(base, {RUN: nothing}, prompt, problem, texts, 0, None, batch_size)
     built = build(base, {RUN: nothing}, HeadConfig(), problem, {RUN: 0}, {RUN: prompt}, trains=False)
+    for note in built.head.prompts[RUN].verbalizer.notes if isinstance(built.head, PromptHead) else ():
+        reporter.warn(note)
     built.attached.quicken()
     started = time.perf_counter()
     encoded = built.encode(loaded.splits[split], RUN)

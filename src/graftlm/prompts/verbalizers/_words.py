@@ -16,6 +16,14 @@ Several = Literal["refuse", "first", "mean", "max", "drop"]
 """What becomes of a word of several tokens: an error; its first token; the mean or the largest of its tokens' logits at
 the one mask; or it is left out."""
 
+MOST = 8  # words that a note names
+WHAT = {
+    "first": "the first stands in its place",
+    "mean": "their mean stands in its place",
+    "max": "the largest stands in its place",
+    "drop": "left out",
+}
+
 
 def _listed(value: Any) -> Any:
     """{label: word} and {label: [word, …]} are both taken."""
@@ -59,6 +67,18 @@ def _refuse_several(words: Sequence[Word], lexicon: Lexicon) -> None:
             f'the word "{long.text}" is {len(long.tokens)} tokens ({lexicon.said(list(long.tokens))}), and a mask is '
             "one; another word, or prompt.verbalizer.several = first, mean, max or drop, would work"
         )
+
+
+def notes_on(given: Mapping[str, Sequence[str]], used: Sequence[Word], several: Several) -> tuple[str, ...]:
+    """Which words are several tokens, and what the rule makes of them."""
+    kept = {word.text for word in used}
+    dropped = [word for own in given.values() for word in own if word not in kept]
+    long = dropped if several == "drop" else [word.text for word in used if len(word.tokens) > 1]
+    if not long:
+        return ()
+    listed = ", ".join(long[:MOST]) + (", …" if len(long) > MOST else "")
+    count = f"{len(long)} words are" if len(long) > 1 else "1 word is"
+    return (f"{count} of several tokens, and {WHAT[several]} (several = {several}): {listed}",)
 
 
 @dataclass(frozen=True)

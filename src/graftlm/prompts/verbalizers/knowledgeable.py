@@ -21,7 +21,7 @@ from graftlm.core.errors import UserError
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._seen import Seen
 from graftlm.prompts._verbalizer import Verbalizer
-from graftlm.prompts.verbalizers._words import Several, Word, Words, table_of, word_logits, words_of
+from graftlm.prompts.verbalizers._words import Several, Word, Words, notes_on, table_of, word_logits, words_of
 from graftlm.sites import Tensors, zeros
 
 NEEDS = "texts"
@@ -142,7 +142,8 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
 
     stored = {"name": "knowledgeable", **config.model_dump(mode="json")}
     params = {"weights": zeros(len(words))} if learned else {}
-    return Verbalizer(table.rows, scores, stored, params=params, rate=config.rate if learned else None)
+    rate, notes = config.rate if learned else None, notes_on(config.words, words, config.several)
+    return Verbalizer(table.rows, scores, stored, params=params, rate=rate, notes=notes)
 
 
 def started(config: Options, own: Tensors, seen: Seen) -> Tensors:

@@ -67,7 +67,9 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
     def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
         return mean_logits(logits[:, 0], weights)
 
-    return Verbalizer(torch.tensor(rows), scores, stored)
+    long = [word for words in config.words.values() for word in words if len(lexicon.tokens(word)) > 1]
+    notes = (f"the first of several tokens stands for: {', '.join(long)}",) if long else ()
+    return Verbalizer(torch.tensor(rows), scores, stored, notes=notes)
 
 
 def mean_logits(logits: Tensor, weights: Tensor) -> Tensor:

@@ -36,15 +36,13 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
         return choice_scores(logits, table.to(logits.device))
 
     stored = {"name": "multi-mask", **config.model_dump(mode="json")}
-    masks = table.shape[1]
+    masks = table.shape[1] if lexicon.frame.kind == "masked" else 1
     return Verbalizer(lexicon.vocabulary(), scores, stored, masks, loss=margin_loss, rule=config.rule, words=words)
 
 
 def _check(config: Options, lexicon: Lexicon) -> None:
-    kind = lexicon.frame.kind
-    if kind == "causal" and config.rule != "full":
+    if lexicon.frame.kind != "masked" and config.rule != "full":
         raise UserError(
-            f'the rule "{config.rule}" fills masks, and a causal model has none; "full" adds up what it foresees'
+            f'the rule "{config.rule}" fills masks one by one, which only a masked model has; "full" adds up what any '
+            "other foresees"
         )
-    if kind not in ("masked", "causal"):
-        raise UserError("words of several tokens are for models that are asked at masks, or that write on, alone")

@@ -18,7 +18,7 @@ from graftlm.core.errors import UserError
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._seen import Seen
 from graftlm.prompts._verbalizer import Verbalizer
-from graftlm.prompts.verbalizers._words import Several, Words, table_of, word_logits, words_of
+from graftlm.prompts.verbalizers._words import Several, Words, notes_on, table_of, word_logits, words_of
 from graftlm.sites import Tensors, kaiming_uniform, normal
 
 NEEDS = "labels"
@@ -108,7 +108,8 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
         "down": kaiming_uniform(config.width, lexicon.width),
         "prototypes": normal(len(labels), config.width, std=(2 / (len(labels) + config.width)) ** 0.5),
     }
-    return Verbalizer(rows, scores, {"name": "prototypical", **config.model_dump(mode="json")}, params=params)
+    stored = {"name": "prototypical", **config.model_dump(mode="json")}
+    return Verbalizer(rows, scores, stored, params=params, notes=notes_on(config.words, words, config.several))
 
 
 def resolved(config: Options, labels: Sequence[str], lexicon: Lexicon, seen: Seen) -> Options:
