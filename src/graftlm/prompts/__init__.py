@@ -1,8 +1,8 @@
 """Prompts: templates, verbalizers, and a model's own LM head at the mask."""
 
-from graftlm.prompts._filling import Filled, Token
+from graftlm.prompts._filling import Filled, Filler, Token
 from graftlm.prompts._parsing import parse
-from graftlm.prompts._prompt import Prompt, bound, framed, value_of, words_of
+from graftlm.prompts._prompt import Prompt, bound, filler_of, value_of, words_of
 from graftlm.prompts._reading import all_rows, read
 from graftlm.prompts._template import PAIR, TARGET, TEXT, Template
 from graftlm.prompts._verbalizer import PACKAGE, Verbalizer
@@ -13,13 +13,14 @@ __all__ = [
     "TARGET",
     "TEXT",
     "Filled",
+    "Filler",
     "Prompt",
     "Template",
     "Token",
     "Verbalizer",
     "all_rows",
     "bound",
-    "framed",
+    "filler_of",
     "parse",
     "read",
     "value_of",
