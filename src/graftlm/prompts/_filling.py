@@ -84,7 +84,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class Filler:
-    """Fills one template for one model. `slots` are the ids of each virtual piece, `masks` a mask's number of tokens."""
+    """Fills one template for one model. `slots`: the ids of each virtual piece, `masks`: a mask's number of tokens."""
 
     template: Template
     frame: Frame

@@ -1,4 +1,4 @@
-"""A template's text to its pieces; OpenPrompt's dictionaries are pieces too, and LM-BFF's strings are known by stars."""
+"""A template's text to its pieces; OpenPrompt's dictionaries are pieces too, and LM-BFF's strings have stars."""
 
 import ast
 import json

@@ -95,6 +95,13 @@ def framed(config: PromptConfig, tokenizer: Any, sites: Sites) -> tuple[Template
     return spoken(template, tokenizer, chat_template), frame_of(tokenizer, sites, bare=True), chat_template
 
 
+def filler_of(config: PromptConfig, tokenizer: Any, sites: Sites) -> Filler:
+    """What fills a template, of a model whose weights need not be there; its virtual tokens are numbered from 0."""
+    template, frame, _ = framed(config, tokenizer, sites)
+    soft = soft_pieces(Lexicon(template, frame, sites), config.soft, 0)
+    return Filler(template, frame, soft.slots)
+
+
 def words_of(verbalizer: Mapping[str, Any]) -> Mapping[str, Any]:
     """What stands for each label, in the short form and in the long one."""
     words = verbalizer.get("words") if isinstance(verbalizer.get("name"), str) else None

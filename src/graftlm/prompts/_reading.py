@@ -73,7 +73,7 @@ def _narrowed(base: Any, rows: Tensor | None, reader: _Reader, found: list[Tenso
     layer: Any = base.get_output_embeddings()
     whole = layer.forward
     own = "forward" in vars(layer)  # a kernel's, which is given back
-    plain = type(layer) is nn.Linear and rows is not None
+    plain = type(base.get_output_embeddings()) is nn.Linear and rows is not None
 
     def narrow(hidden: Tensor) -> Tensor:
         hidden = reader.take(hidden)
