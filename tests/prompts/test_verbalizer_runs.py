@@ -79,7 +79,7 @@ def made(folder: Path, prompts: dict[str, dict[str, Any]], family: str = "bert",
 
 
 def losses(model: TaskModel, names: list[str], step: int = 3) -> dict[str, torch.Tensor]:
-    examples = [Example(row["text"], label="ab".index(row["label"])) for row in rows(6)]
+    examples = [Example(row["text"], label="ab".index(row["label"])) for row in rows(8)]
     features = {name: model.encode(examples, name).rows for name in names}
     targets = dict.fromkeys(names, torch.tensor([example.label for example in examples]))
     chosen = {name: list(range(place, place + 3)) for place, name in enumerate(names)}
@@ -92,6 +92,7 @@ def test_runs_with_other_verbalizers_and_losses_learn_in_one_pass_as_they_do_alo
         "soft": {"verbalizer": VERBALIZERS["warp"]},
         "several": {"verbalizer": VERBALIZERS["multi-mask"]},
         "kpt": {"verbalizer": VERBALIZERS["knowledgeable"] | {"priors": [-1, -2, -3, -1, -2, -3]}, "mlm_weight": 0.1},
+        "proto": {"verbalizer": VERBALIZERS["prototypical"]},
     }
     model = made(tmp_path, prompts)
     names = list(prompts)
@@ -106,6 +107,23 @@ def test_runs_with_other_verbalizers_and_losses_learn_in_one_pass_as_they_do_alo
         alone.mean().backward()
         for key, gradient in grads(model, name).items():
             torch.testing.assert_close(gradient, shared[name][key], atol=1e-5, rtol=1e-4)
+
+
+def test_prototypes_learn_beside_words_that_alone_teach_the_model(tmp_path: Path) -> None:
+    model = made(tmp_path, {"words": {"verbalizer": ONE}, "proto": {"verbalizer": VERBALIZERS["prototypical"]}})
+    plain = made(tmp_path / "b", {"words": {"verbalizer": ONE}})
+    alone = made(tmp_path / "c", {"proto": {"verbalizer": VERBALIZERS["prototypes alone"]}})
+    for own in (model, plain, alone):
+        for name, value in own.attached.parameters_of(own.attached.runs[-1]).items():
+            value.data.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))) * 0.3)
+        torch.stack([loss.mean() for loss in losses(own, list(own.attached.runs)).values()]).sum().backward()
+    own = grads(model, "proto")
+    assert {"head.down", "head.prototypes"} < set(own)
+    assert any(gradient.abs().max() > 1e-4 for name, gradient in own.items() if not name.startswith("head."))
+    assert all(gradient.abs().max() > 1e-6 for name, gradient in own.items() if name.startswith("head."))
+    assert any(
+        value.abs().max() > 1e-6 for name, value in grads(alone, "proto").items() if not name.startswith("head.")
+    )
 
 
 def grads(model: TaskModel, name: str) -> dict[str, torch.Tensor]:

@@ -29,7 +29,8 @@ class Verbalizer:
     `rows` (r) there, and the run's own tensors, and gives the labels' logits (b c). `masks`: how many tokens stand for
     the template's mask, one after another. `params` are trained with the run and stored with its adapter. `config` is
     what is stored: the verbalizer's name and all its options. `rate` is the tensors' learning rate, where they need one
-    of their own; `loss`: labels' logits (b c), goals (b) -> (b), where it is not the task's. Where `rule` is given,
+    of their own; `loss`: labels' logits (b c), goals (b) -> (b), where it is not the task's. `learns`, where it is
+    not None, gives what the run's loss is of, (b k), in place of `scores`. Where `rule` is given,
     labels are asked for by filling the tokens of each one's of `words` into masks. `notes`: what a user should be told.
     """
 
@@ -39,6 +40,7 @@ class Verbalizer:
     masks: int = 1
     params: Mapping[str, Param] = field(default_factory=dict)
     rate: float | None = None
+    learns: Scores | None = None
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     rule: Rule | None = None
     words: Sequence[tuple[int, ...]] = ()

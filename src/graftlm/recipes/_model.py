@@ -119,7 +119,8 @@ class TaskModel:
         else:
             self.attached.route([run for run, _ in named], keys)
         if isinstance(self.head, PromptHead):
-            return self.head([(run, part, self.virtual[run]) for run, part in named], self.base.pad_id)
+            own = [(run, part, self.virtual[run]) for run, part in named]
+            return self.head(own, self.base.pad_id, learning=keys is not None)
         if self.speaker is not None:
             return self.speaker.logits(flat)
         if isinstance(self.head, LanguageHead):

@@ -5,6 +5,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
@@ -43,8 +44,10 @@ class PromptHead:
         notes = (f"{cut} examples are longer than {room} tokens in their template and were cut",) if cut else ()
         return Encoded(examples, rows, range(len(rows)), notes=notes)
 
-    def __call__(self, rows: Rows, pad: int) -> Tensor:
-        """Rows that are for each run together -> logits (b outputs); a route must be in force."""
+    def __call__(self, rows: Rows, pad: int, *, learning: bool = False) -> Tensor:
+        """Rows that are for each run together -> logits (b outputs), or while `learning` what `loss` takes, as wide as
+        the widest; a route must be in force.
+        """
         runs = tuple(run for run, _ in groupby(run for run, _, _ in rows))
         if runs not in self._wanted:
             wanted = [self.prompts[run].verbalizer.rows for run in runs]
@@ -53,7 +56,9 @@ class PromptHead:
         states, logits = self._read(rows, pad, words)
         sizes = [sum(1 for _ in own) for _, own in groupby(run for run, _, _ in rows)]
         parts = zip(runs, columns, states.split(sizes), logits.split(sizes), strict=True)
-        return torch.cat([self._scores(run, h, own[..., column]) for run, column, h, own in parts])
+        found = [self._scores(run, h, own[..., column], learning) for run, column, h, own in parts]
+        widest = max(own.shape[1] for own in found)
+        return torch.cat([functional.pad(own, (0, widest - own.shape[1])) for own in found])
 
     def vocabulary(self, rows: Rows, pad: int) -> Tensor:
         """Rows that are for each run together -> the whole vocabulary's logits (b m v) at their places."""
@@ -88,24 +93,25 @@ class PromptHead:
             spots.append(torch.arange(len(answer)) + len(before))
         return found, spots
 
-    def _scores(self, run: str, states: Tensor, logits: Tensor) -> Tensor:
+    def _scores(self, run: str, states: Tensor, logits: Tensor, learning: bool) -> Tensor:
         prompt = self.prompts[run]
         bank = self._banks.get(run)
         own = {} if bank is None else {name: tensor[0] for name, tensor in bank.tensors().items()}
-        masks = prompt.verbalizer.masks
-        found = prompt.verbalizer.scores(_wide(states[:, :masks]), _wide(logits[:, :masks]), own)
+        masks, learns = prompt.verbalizer.masks, prompt.verbalizer.learns if learning else None
+        found = (learns or prompt.verbalizer.scores)(_wide(states[:, :masks]), _wide(logits[:, :masks]), own)
         if not prompt.ends:
             return found
         score = interpolated(found, torch.tensor(prompt.ends, device=found.device))
-        spare = found.new_zeros(len(found), self.outputs - 1 - found.shape[1])
-        return torch.cat([score[:, None], found, spare], 1)
+        return functional.pad(torch.cat([score[:, None], found], 1), (0, self.outputs - 1 - found.shape[1]))
 
     def loss(self, run: str, logits: Tensor, goals: Tensor, usual: Loss) -> Tensor:
-        """logits (b outputs), goals (b) -> (b): the verbalizer's own loss, or the usual."""
+        """What was given while learning (b k), goals (b) -> (b): the verbalizer's own loss, or the usual."""
         prompt = self.prompts[run]
         if prompt.ends:
             return mixture_loss(logits[:, 1 : 1 + len(prompt.ends)], goals, torch.tensor(prompt.ends))
-        return (prompt.verbalizer.loss or usual)(logits, goals)
+        if prompt.verbalizer.loss is not None:
+            return prompt.verbalizer.loss(logits, goals)
+        return usual(logits[:, : self.outputs], goals)
 
     def blank(self, run: str, room: int) -> list[Features]:
         """The prompts without content that a run's answers are calibrated by; none where they are not."""

@@ -35,9 +35,12 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
     def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
         return choice_scores(logits, table.to(logits.device))
 
+    def loss(found: Tensor, goals: Tensor) -> Tensor:
+        return margin_loss(found[:, : len(words)], goals)
+
     stored = {"name": "multi-mask", **config.model_dump(mode="json")}
     masks = table.shape[1] if lexicon.frame.kind == "masked" else 1
-    return Verbalizer(lexicon.vocabulary(), scores, stored, masks, loss=margin_loss, rule=config.rule, words=words)
+    return Verbalizer(lexicon.vocabulary(), scores, stored, masks, loss=loss, rule=config.rule, words=words)
 
 
 def _check(config: Options, lexicon: Lexicon) -> None:

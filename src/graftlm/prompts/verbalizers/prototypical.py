@@ -4,6 +4,8 @@ States are projected to 64 numbers without a bias, and a label's score is the co
 fitted on frozen states by two losses, a full-batch step an epoch, and the scores are averaged with the words' own
 after each were brought to mean 0 and deviation 1 over the labels. The repository stacks examples by label, and so
 needs as many of each; here the same sums run over pairs, so that labels may be of any sizes.
+The run then learns by its words alone, and the prototypes go on with it by the first loss, on states that learn nothing
+from them; the repository fits them when the run has ended.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from graftlm.core.errors import UserError
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._seen import Seen
 from graftlm.prompts._verbalizer import Verbalizer
-from graftlm.prompts.verbalizers._words import Several, Words, notes_on, table_of, word_logits, words_of
+from graftlm.prompts.verbalizers._words import Several, Table, Words, notes_on, table_of, word_logits, words_of
 from graftlm.sites import Tensors, kaiming_uniform, normal
 
 NEEDS = "labels"
@@ -98,10 +100,19 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
 
     def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
         near = prototype_scores(states[:, 0].to(own["down"]), own["down"], own["prototypes"])
+        return near if table is None else together(_of_words(logits, table, config.several), near)
+
+    def learns(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
+        """(b c), the cosines, which the states learn from where there are no words; (b 2c), those and the words'."""
         if table is None:
-            return near
-        each = word_logits(logits[:, 0], table.places.to(logits.device), config.several)
-        return together(each @ table.shares.to(each).mT, near)
+            return scores(states, logits, own)
+        near = prototype_scores(states[:, 0].detach().to(own["down"]), own["down"], own["prototypes"])
+        return torch.cat([near, _of_words(logits, table, config.several)], 1)
+
+    def loss(found: Tensor, goals: Tensor) -> Tensor:
+        near, words = found[:, : len(labels)], found[:, len(labels) : 2 * len(labels)]
+        own = functional.cross_entropy(near, goals, reduction="none")
+        return own if table is None else own / len(labels) + functional.cross_entropy(words, goals, reduction="none")
 
     rows = torch.zeros(0, dtype=torch.long) if table is None else table.rows
     params = {
@@ -109,7 +120,14 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
         "prototypes": normal(len(labels), config.width, std=(2 / (len(labels) + config.width)) ** 0.5),
     }
     stored = {"name": "prototypical", **config.model_dump(mode="json")}
-    return Verbalizer(rows, scores, stored, params=params, notes=notes_on(config.words, words, config.several))
+    notes = notes_on(config.words, words, config.several)
+    return Verbalizer(rows, scores, stored, params=params, learns=learns, loss=loss, notes=notes)
+
+
+def _of_words(logits: Tensor, table: Table, several: Several) -> Tensor:
+    """logits (b m r) -> (b c): the mean of each label's words'."""
+    each = word_logits(logits[:, 0], table.places.to(logits.device), several)
+    return each @ table.shares.to(each).mT
 
 
 def resolved(config: Options, labels: Sequence[str], lexicon: Lexicon, seen: Seen) -> Options:
