@@ -19,7 +19,9 @@ PIECES = st.one_of(
     st.builds(Field, NAMES, st.lists(st.sampled_from(["lower", "strip_period", "shorten"]), max_size=2).map(tuple)),
     st.just(Mask()),
     st.builds(Soft, st.integers(1, 99)),
-    st.builds(lambda words: Soft(1, words), st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)),
+    st.builds(
+        lambda words: Soft(1, words), st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)
+    ),
     st.builds(lambda length, name: Soft(length, "", name), st.integers(1, 9), NAMES),
     st.just(Break()),
     st.sampled_from(["system", "user", "assistant"]).map(Turn),
@@ -127,7 +129,7 @@ def test_templates_of_other_libraries_are_read(theirs: str, ours: str | None) ->
 
 
 def test_fields_hold_braces_and_quotes_as_they_are() -> None:
-    rows = ['{mask} {"soft": 3}', "‖ {{", '"\'`{text}', "<mask> <mask>"]
+    rows = ['{mask} {"soft": 3}', "‖ {{", "\"'`{text}", "<mask> <mask>"]
     random.Random(0).shuffle(rows)
     for row in rows:
         (filled,) = wordpiece().fill([{"text": row, "text_pair": row}], 200)

@@ -41,7 +41,22 @@ def sentencepiece(scheme: str = "always") -> PreTrainedTokenizerFast:
 
 
 def wordpiece(tmp_path: Any) -> Any:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "was", "great", "terr", "##ible", "好", "心", "情", "很"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "it",
+        "was",
+        "great",
+        "terr",
+        "##ible",
+        "好",
+        "心",
+        "情",
+        "很",
+    ]
     (tmp_path / "vocab.txt").write_text("\n".join([*words, "a", ".", "(", ")"]))
     return BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
 
