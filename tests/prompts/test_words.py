@@ -1,4 +1,4 @@
-"""Words at the mask: the tokens that a model has seen them as, by byte-level, SentencePiece and WordPiece vocabularies."""
+"""Words at the mask are the tokens that a model has seen, in byte-level, SentencePiece and WordPiece vocabularies."""
 
 from dataclasses import replace
 from typing import Any

@@ -68,9 +68,7 @@ def _prompted(head: PromptHead, run: str) -> str:
     """PEFT's task type of a run whose template and verbalizer have nothing that would be lost there."""
     prompt = head.prompts[run]
     if prompt.act is not None or prompt.verbalizer.params:
-        raise NoWordsError(
-            "PEFT has no words for virtual tokens inside a template, or for a verbalizer that is trained"
-        )
+        raise NoWordsError("PEFT has no words for virtual tokens in a template, or for a verbalizer that is trained")
     kinds = {"causal": "CAUSAL_LM", "sentinel": "SEQ_2_SEQ_LM", "denoising": "SEQ_2_SEQ_LM"}
     if prompt.frame.kind not in kinds:
         raise NoWordsError("PEFT has no task type for a masked language model")
