@@ -36,7 +36,7 @@ def parse(text: str) -> Template:
     place = 0
     while place < len(text):
         sign, twice = text[place], text[place : place + 2]
-        if twice in ("{{", "}}", BREAK * 2):
+        if twice in ("{{", "}}"):
             found.append(Words(sign))
             place += 2
         elif sign == BREAK:
@@ -80,6 +80,8 @@ def _piece(inside: str, place: int) -> Piece:
     content = inside.strip()
     if not content:
         raise wrong(place, "{} is empty; it holds a field, as {text}, or mask, or soft")
+    if content == BREAK:
+        return Words(BREAK)
     if content[0] in ('"', "'"):
         return _from_dictionary(content, place)
     name, *rest = (part.strip() for part in content.split(":"))

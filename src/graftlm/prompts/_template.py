@@ -2,7 +2,7 @@
 
 What stands in braces: a field, with filters behind colons (`{text:lower:shorten}`); `{meta.field}`; `{mask}`; virtual
 tokens (`{soft:8}`, `{soft:id=1}`, `{"soft": "It was"}`); a turn of a conversation (`{turn:user}`). `{{` and `}}` are
-braces, `‖` divides segments and `‖‖` is the sign itself. What a field is filled with is never read as a template.
+braces, `‖` divides segments and `{‖}` is the sign itself. What a field is filled with is never read as a template.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from graftlm.core.errors import UserError
 from graftlm.prompts._filters import FILTERS, SHORTEN
 
 BREAK, ROLES = "‖", ("system", "user", "assistant")
+ESCAPED = str.maketrans({"{": "{{", "}": "}}", BREAK: f"{{{BREAK}}}"})
 TEXT, PAIR, TARGET = "text", "text_pair", "target"
 
 
@@ -23,7 +24,7 @@ class Words:
     text: str
 
     def __str__(self) -> str:
-        return self.text.replace("{", "{{").replace("}", "}}").replace(BREAK, BREAK * 2)
+        return self.text.translate(ESCAPED)
 
 
 @dataclass(frozen=True)
