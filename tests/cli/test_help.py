@@ -21,6 +21,7 @@ COMMANDS = (
     "merge",
     "export",
     "import",
+    "template",
     "sites",
     "methods",
     "models",
@@ -80,19 +81,21 @@ def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_help_has_an_example_of_its_command(command: str, capfd: pytest.CaptureFixture[str]) -> None:
-    (example,) = _example(_help(capfd, command))
-    assert example[:2] == ["graftlm", command]
+    examples = _example(_help(capfd, command))
+    assert examples
+    assert all(example[:2] == ["graftlm", command] for example in examples)
 
 
 @pytest.mark.real
 def test_the_examples_work_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """All of them in the order of the help, from the project's folder; only the steps of training are fewer."""
+    """The first of each command in the order of the help, from the project's folder; only the steps of training are
+    fewer. What prompts show besides is run on a small model in tests/prompts."""
     (tmp_path / "examples").symlink_to(Path(__file__).parents[2] / "examples")
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
-        (example,) = _example(_help(capfd, command))
+        example = _example(_help(capfd, command))[0]
         training = command in ("fit", "compare")
         limits = ["-o", "training.max_steps=2", "-o", "data.limit={validation: 20, test: 20}"]
         fewer = limits if training else []

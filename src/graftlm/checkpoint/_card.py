@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.files import file_hash, read_json
-from graftlm.core.settings import Name
+from graftlm.core.settings import Name, PromptConfig
 
 CONFIG, WEIGHTS, OURS = "adapter_config.json", "adapter_model.safetensors", "graftlm.json"
 VERSION = 3
@@ -43,7 +43,7 @@ class Trained(TypedDict, total=False):
 class Card(Config):
     """What `graftlm.json` holds; `checksums` are those of the folder's three files, by name.
 
-    `options` are the task's own, `tuned` the numbers that it found on validation.
+    `options` are the task's own, `tuned` the numbers that it found on validation. `prompt` is None under a head.
     """
 
     task: str
@@ -55,6 +55,7 @@ class Card(Config):
     fingerprint: str
     max_length: PositiveInt
     seed: NonNegativeInt
+    prompt: PromptConfig | None = None
     data: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}
     tuned: Mapping[str, float] = {}

@@ -121,15 +121,14 @@ def load_config(source: ModelSource) -> Any:
         raise _not_loaded(source, error) from None
 
 
-def blank(source: ModelSource) -> nn.Module:
-    """The backbone without its weights, on the meta device."""
-    from transformers import AutoModel
-
+def blank(source: ModelSource, head: str | None = None) -> nn.Module:
+    """The backbone without its weights, on the meta device, or with a head as `load_base` has it."""
     config = load_config(source)
     _check_kind(source, config)
+    kind = _class_of(source, config, head)
     try:
         with torch.device("meta"):
-            model = AutoModel.from_config(config)
+            model = kind.from_config(config)
     except Exception as error:
         raise _not_loaded(source, error) from None
     _check_embedding(source, model)
@@ -137,12 +136,13 @@ def blank(source: ModelSource) -> nn.Module:
 
 
 def load_base(name: str, cache: Path | None = None, head: str | None = None) -> Base:
-    """A model in fp32, on the CPU, with its tokenizer: the backbone alone, or with its own head "lm" or "mlm"."""
+    """A model in fp32, on the CPU, with its tokenizer: the backbone alone, or with its own head "lm" or "mlm", or
+    with "own", whichever of the two it has."""
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
     _check_kind(source, config)
     kind = _class_of(source, config, head)
-    tokenizer = _tokenizer(source)
+    tokenizer = load_tokenizer(source)
     folder = folder_of(source)
     check_folder(folder)
     try:
@@ -174,7 +174,7 @@ def _class_of(source: ModelSource, config: Any, head: str | None) -> Any:
         return transformers.AutoModel
     kind = str(config.model_type)
     both = bool(getattr(config, "is_encoder_decoder", False))
-    if head == "mlm":
+    if head == "mlm" or (head == "own" and kind in _encoders() and not both):
         if kind in _encoders() and not both:
             return transformers.AutoModelForMaskedLM
         raise UserError(f'the model "{source.name}" is of type {kind}, which guesses no masked words; an encoder does')
@@ -221,7 +221,7 @@ def _check_embedding(source: ModelSource, model: Any) -> None:
         ) from None
 
 
-def _tokenizer(source: ModelSource) -> Any:
+def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer; Transformers makes one without words where a folder has none, which is refused."""
     from transformers import AutoTokenizer
 

@@ -34,6 +34,42 @@ def fractions(text: str | None, flag: str = "--split") -> dict[str, float]:
     return found
 
 
+def prompt_values(template: str | None, verbalizer: str | None, multi_mask: str | None = None, **more: Any) -> Values:
+    """A prompt's values from flags; the verbalizer is a mapping in JSON or YAML, or a file that holds one.
+
+    `multi_mask`: the rule by which its words, of several tokens each, are asked for.
+    """
+    from graftlm.core.config import read_yaml
+
+    words = None if verbalizer is None else read_yaml(_text_of(verbalizer), "--verbalizer")
+    if words is not None and not isinstance(words, Mapping):
+        raise UserError(f'--verbalizer {verbalizer!r}: write it as \'{{"positive": "great", "negative": "bad"}}\'')
+    if multi_mask is not None:
+        words = _with_masks(words, multi_mask)
+    return given(template=template, verbalizer=words, **more)
+
+
+def _text_of(verbalizer: str) -> str:
+    """What a verbalizer's flag says, or the file that it names."""
+    if verbalizer.lstrip().startswith("{") or not Path(verbalizer).is_file():
+        return verbalizer
+    try:
+        return Path(verbalizer).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--verbalizer {verbalizer} cannot be read: {error}") from None
+
+
+def _with_masks(words: Mapping[str, Any] | None, rule: str) -> Values:
+    """A verbalizer of plain words with a mask for each of their tokens."""
+    if words is None:
+        raise UserError("--multi-mask says how the words of --verbalizer are asked for; name those too")
+    if isinstance(words.get("name"), str) and "words" in words:
+        if words["name"] not in ("manual", "multi-mask"):
+            raise UserError(f'--multi-mask goes with plain words, and the verbalizer is "{words["name"]}"')
+        words = dict(words["words"])
+    return {"name": "multi-mask", "words": words, "rule": rule}
+
+
 def marks(text: str | None) -> list[str] | None:
     """`head,tail` as two column names."""
     if text is None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import given, layered, read_config
+from graftlm.cli._options import given, layered, prompt_values, read_config
 from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +20,15 @@ def compare(
     task: Annotated[str | None, typer.Option(metavar="NAME", help="classification (the default), tagging, …")] = None,
     data: Annotated[str | None, typer.Option(metavar="DATA", help="A folder of splits, a datasets name.")] = None,
     methods: Annotated[str | None, typer.Option(metavar="NAME,…", help="As lora,bitfit,lora+prefix.")] = None,
+    formulation: Annotated[
+        str | None, typer.Option(metavar="KIND,…", help="head,prompt compares both; by default what is given.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ask the model's own LM head: '{text} It was {mask}.'")
+    ] = None,
+    verbalizer: Annotated[
+        str | None, typer.Option(metavar="JSON", help='Each label\'s words: \'{"good": "great", "bad": "awful"}\'.')
+    ] = None,
     lr: Annotated[str | None, typer.Option(metavar="X,…", help="Learning rates; else each method's own.")] = None,
     shots: Annotated[str | None, typer.Option(metavar="N,…", help="Few-shot: N examples a label.")] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="How many seeds, from 0 on.")] = None,
@@ -48,6 +57,10 @@ def compare(
     Example:
       graftlm compare --model minilm --data examples/data/tweets --shots 16 \\
         --methods lora,bitfit,prefix --seeds 3 --out runs/compared
+      graftlm compare --model smollm2 --data examples/data/tweets --shots 16 --formulation head,prompt \\
+        --template '{text:shorten} It was {mask}' \\
+        --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}' \\
+        --methods lora,prefix --seeds 3 --out runs/formulations
     """
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.comparison import CompareConfig
@@ -57,6 +70,8 @@ def compare(
         task={"name": task} if task else None,
         data={"path": data} if data else None,
         methods=_listed(methods, "--methods"),
+        formulations=_listed(formulation, "--formulation"),
+        prompt=prompt_values(template, verbalizer),
         learning_rates=_listed(lr, "--lr"),
         shots=_listed(shots, "--shots"),
         seeds=seeds,

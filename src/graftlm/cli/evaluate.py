@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import data_values, fractions, task_values
+from graftlm.cli._options import data_values, fractions, prompt_values, task_values
+from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
     from graftlm.cli._console import ConsoleReporter
@@ -14,8 +15,25 @@ MOST = 12  # labels that a confusion matrix has room for on a screen
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
-    data: Annotated[str, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")],
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder; without one, --model.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A model to ask by --template and --verbalizer, untrained.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(metavar="TEXT", help="As '{text} It was {mask}.'")] = None,
+    verbalizer: Annotated[
+        str | None, typer.Option(metavar="JSON", help='Each label\'s words: \'{"good": "great", "bad": "awful"}\'.')
+    ] = None,
+    multi_mask: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Words of several tokens: max-first, left-to-right, parallel or full."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Take the prompt's own leaning off: contextual or pmi.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="Of --model; classification by default.")] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Which split.")] = "test",
     cut: Annotated[
         str | None, typer.Option(metavar="SPLIT=FRACTION,…", help="Cuts one file, as --split of fit does.")
@@ -34,13 +52,17 @@ def evaluate(
 ) -> None:
     """Print a run's metrics on a split.
 
-    They are written to metrics.json in its folder too.
+    They are written to metrics.json in its folder too. A model that was not trained is asked by a template (zero-shot).
 
     \b
     Example:
       graftlm evaluate runs/tweets --data examples/data/tweets --split test
+      graftlm evaluate --model smollm2 --data examples/data/tweets --template '{text:shorten} It was {mask}' \\
+        --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}'
     """
+    _check(run, model, data, template or verbalizer or task or multi_mask or calibration)
     from graftlm.cli._console import ConsoleReporter, hush
+    from graftlm.core.config import merged, overrides
     from graftlm.core.settings import DataConfig
 
     found = data_values(data, columns, fractions(cut, "--cut"), mark, skip_bad=skip_bad or None)
@@ -49,11 +71,34 @@ def evaluate(
     from graftlm.recipes.evaluate import evaluate as job
 
     reporter = ConsoleReporter(quiet=quiet)
-    scores = job(run, values, split, reporter, predict=predict, batch_size=batch_size, task=task_values(option))
-    title = f"{run}: {split}, {scores.examples:,} examples in {scores.seconds:.1f} s"
+    if run is not None:
+        scores = job(run, values, split, reporter, predict=predict, batch_size=batch_size, task=task_values(option))
+    else:
+        from graftlm.core.settings import PromptConfig
+        from graftlm.recipes.zero_shot import evaluate as untrained
+
+        extra = overrides(option or ())
+        asked = merged(
+            prompt_values(template, verbalizer, multi_mask, calibration=calibration), extra.pop("prompt", {})
+        )
+        prompt = PromptConfig.parse(asked, where="prompt.")
+        scores = untrained(
+            str(model), prompt, values, split, reporter, task=task or "classification", batch_size=batch_size
+        )
+    title = f"{run or model}: {split}, {scores.examples:,} examples in {scores.seconds:.1f} s"
     reporter.table(title, ["metric", "value"], [[name, f"{value:.4f}"] for name, value in scores.metrics.items()])
     if scores.per_class:
         _show_classes(scores, reporter)
+
+
+def _check(run: str | None, model: str | None, data: str | None, asked: str | None) -> None:
+    """Refuses what does not fit together, before anything is loaded."""
+    if (run is None) == (model is None):
+        raise UserError("give either a run's folder, or --model with --template and --verbalizer")
+    if data is None:
+        raise UserError("--data is missing; see graftlm evaluate --help")
+    if run is not None and asked is not None:
+        raise UserError("a run has its own template, verbalizer and task; leave them out, or name --model in its place")
 
 
 def _show_classes(found: "Evaluation", reporter: "ConsoleReporter") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import data_values, fractions, given, layered, read_config
+from graftlm.cli._options import data_values, fractions, given, layered, prompt_values, read_config
 from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,22 @@ def fit(
         str | None, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")
     ] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="See graftlm methods.")] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ask the model's own LM head: '{text} It was {mask}.'")
+    ] = None,
+    verbalizer: Annotated[
+        str | None, typer.Option(metavar="JSON", help='Each label\'s words: \'{"good": "great", "bad": "awful"}\'.')
+    ] = None,
+    multi_mask: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Words of several tokens: max-first, left-to-right, parallel or full."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Take the prompt's own leaning off: contextual or pmi.")
+    ] = None,
+    mlm_weight: Annotated[
+        float | None, typer.Option(metavar="X", help="The share of masked language modelling in a prompt's loss.")
+    ] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run's new folder.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same result; 0 by default.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="OURS=THEIRS,…", help="As text=body,label=stars.")] = None,
@@ -67,6 +83,9 @@ def fit(
     Example:
       graftlm fit --model minilm --task classification \\
         --data examples/data/tweets --method lora --out runs/tweets
+      graftlm fit --model smollm2 --data examples/data/tweets --shots 16 --method lora --out runs/prompted \\
+        --template '{text:shorten} It was {mask}' \\
+        --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}'
     """
     training = given(
         learning_rate=lr,
@@ -85,6 +104,7 @@ def fit(
             data, columns, fractions(split), mark, shots=shots, shots_seed=shots_seed, skip_bad=skip_bad or None
         ),
         method={"name": method} if method else None,
+        prompt=prompt_values(template, verbalizer, multi_mask, calibration=calibration, mlm_weight=mlm_weight),
         out=out,
         seed=seed,
         head=given(pooling=pooling),

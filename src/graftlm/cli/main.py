@@ -20,13 +20,14 @@ from graftlm.cli.models import models
 from graftlm.cli.predict import predict
 from graftlm.cli.report import report
 from graftlm.cli.sites import sites
+from graftlm.cli.template import template
 from graftlm.core.errors import Stopped, UserError, unknown
 
 FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (fit, compare, report, evaluate, predict, merge, export, import_, sites, methods, models):
+for command in (fit, compare, report, evaluate, predict, merge, export, import_, template, sites, methods, models):
     app.command(command.__name__.rstrip("_"))(command)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -63,7 +63,10 @@ def predict(
     names = marks(mark) or stored.get("mark")
     found = pairs(columns, "--columns") or stored.get("columns")
     if file is not None:
-        inputs: Sequence[Any] = _read(file, found, (names[0], names[1]) if names else None, card.task)
+        from graftlm.recipes.predict import fields_of
+
+        given_marks = (names[0], names[1]) if names else None
+        inputs: Sequence[Any] = _read(file, found, given_marks, card.task, fields_of(card))
     else:
         inputs = list(zip(text or [], text_pair, strict=True)) if text_pair else text or []
     from graftlm.recipes.predict import load
@@ -113,19 +116,25 @@ def _check(text: Sequence[str], text_pair: Sequence[str], file: str | None, to: 
         raise UserError(f"--to {to}: there is no folder {to.parent}")
 
 
-def _read(file: str, columns: Mapping[str, str] | None, mark: tuple[str, str] | None, task: str) -> Sequence[Any]:
+def _read(
+    file: str,
+    columns: Mapping[str, str] | None,
+    mark: tuple[str, str] | None,
+    task: str,
+    fields: Collection[str],
+) -> Sequence[Any]:
     """The texts of a file. Standard input holds JSON lines if its first line is an object, else a text a line."""
     from graftlm.tasks import read_texts
 
     if file != "-":
-        return read_texts(file, columns, mark, task)
+        return read_texts(file, columns, mark, task, fields)
     content = sys.stdin.buffer.read()
     if content.lstrip()[:1] == b"{":
         with TemporaryDirectory() as folder:
             copy = Path(folder) / "stdin.jsonl"
             copy.write_bytes(content)
             try:
-                return read_texts(copy, columns, mark, task)
+                return read_texts(copy, columns, mark, task, fields)
             except UserError as error:
                 raise UserError(str(error).replace(str(copy), STDIN)) from None
     try:

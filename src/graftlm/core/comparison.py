@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from graftlm.core.config import Config, merged, overrides
 from graftlm.core.errors import UserError
-from graftlm.core.settings import SEEDS, DataConfig, FitConfig, HeadConfig, Name, TrainingConfig
+from graftlm.core.settings import SEEDS, DataConfig, FitConfig, HeadConfig, Name, PromptConfig, TrainingConfig
 
 SHORT = {"rank": "r", "variant": "", "reparametrisation": "mlp_"}
 LONG = 80  # letters of a method with its options in a run's name
@@ -36,12 +36,13 @@ class SearchConfig(Config):
 
 
 class CompareConfig(Config):
-    """The product of `methods`, `learning_rates`, `shots` and `seeds`; all else is the same for all runs.
+    """The product of `methods`, `formulations`, `learning_rates`, `shots` and `seeds`; all else is the same for all.
 
     `methods`: names or mappings, as FitConfig's `method`; a mapping's `training` is laid on the others' for its runs
     alone, as {name: lora, rank: 4, training: {learning_rate: 0.001}}. `seeds`: a list, or how many from 0 on. An empty
     list of rates or shots takes what `training` and `data` say. `together`: how many runs train in one pass; None lets
     memory and the time of a few steps decide. `search`: values that are looked for; it takes one seed.
+    `formulations`: "head" and "prompt", by default the prompt where one is given; `prompt` is theirs.
     """
 
     model: Name
@@ -51,6 +52,8 @@ class CompareConfig(Config):
     learning_rates: tuple[PositiveFloat, ...] = ()
     shots: tuple[PositiveInt, ...] = ()
     seeds: tuple[Annotated[NonNegativeInt, Field(lt=SEEDS)], ...] = Field(default=(0,), min_length=1)
+    formulations: tuple[Literal["head", "prompt"], ...] = ()
+    prompt: PromptConfig | None = None
     head: HeadConfig = HeadConfig()
     training: TrainingConfig = TrainingConfig()
     out: Name
@@ -74,7 +77,22 @@ class CompareConfig(Config):
         return value
 
     @model_validator(mode="after")
+    def _prompted(self) -> "CompareConfig":
+        if "prompt" in self.formulations and self.prompt is None:
+            raise ValueError('formulations has "prompt", which needs prompt.template and prompt.verbalizer')
+        if self.prompt is not None and self.formulations == ("head",):
+            raise ValueError('prompt is given, but formulations has "head" alone; head,prompt would compare them')
+        return self
+
+    @property
+    def asked(self) -> tuple[str | None, ...]:
+        """The formulations as an axis, whose name is in a run's where there are several."""
+        return self.formulations or (None,)
+
+    @model_validator(mode="after")
     def _one_seed(self) -> "CompareConfig":
+        if self.search and len(self.asked) > 1:
+            raise ValueError("a search takes one formulation")
         if self.search and (len(self.seeds) > 1 or self.learning_rates or len(self.shots) > 1):
             raise ValueError("a search takes one seed, and rates and shots from its space alone")
         return self
@@ -82,16 +100,16 @@ class CompareConfig(Config):
     def runs(self) -> dict[str, FitConfig]:
         """Each run as `graftlm fit` takes it, by its name; refuses two that are the same."""
         found: dict[str, FitConfig] = {}
-        axes = (self.methods, self.learning_rates or (None,), self.shots or (None,), self.seeds)
-        for method, rate, shots, seed in product(*axes):
-            name = _name(method, rate, shots, seed)
+        axes = (self.methods, self.asked, self.learning_rates or (None,), self.shots or (None,), self.seeds)
+        for method, asked, rate, shots, seed in product(*axes):
+            name = _name(method, asked if len(self.asked) > 1 else None, rate, shots, seed)
             if name in found:
                 raise UserError(f"two runs are {name}; name each method, rate, number of shots and seed once")
             changed = {
                 "training": {"learning_rate": rate} if rate else {},
                 "data": {"shots": shots} if shots else {},
             }
-            found[name] = self._run(name, method, seed, changed)
+            found[name] = self._run(name, method, seed, changed, asked)
         return found
 
     def trial(self, method: str | Mapping[str, Any], number: int, values: Mapping[str, Any]) -> tuple[str, FitConfig]:
@@ -103,8 +121,17 @@ class CompareConfig(Config):
         shots = {"data": {"shots": self.shots[0]}} if self.shots else {}
         return name, self._run(name, method, self.seeds[0], merged(shots, changed))
 
-    def _run(self, name: str, method: str | Mapping[str, Any], seed: int, changed: Mapping[str, Any]) -> FitConfig:
-        shared = self.model_dump(mode="json", include={"model", "task", "data", "head", "training"})
+    def _run(
+        self,
+        name: str,
+        method: str | Mapping[str, Any],
+        seed: int,
+        changed: Mapping[str, Any],
+        formulation: str | None = None,
+    ) -> FitConfig:
+        shared = self.model_dump(mode="json", include={"model", "task", "data", "head", "training", "prompt"})
+        if len(self.asked) > 1:
+            del shared["prompt" if formulation == "head" else "head"]
         own, training = _parted(method)
         own = {"name": own} if isinstance(own, str) else own
         values = {**shared, "method": own, "training": merged(shared["training"], training)}
@@ -146,8 +173,10 @@ def _short(text: str) -> str:
     return text if len(text) <= LONG else f"{text[:LONG]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _name(method: str | Mapping[str, Any], rate: float | None, shots: int | None, seed: int) -> str:
-    words = [_short(label(method))]
+def _name(
+    method: str | Mapping[str, Any], formulation: str | None, rate: float | None, shots: int | None, seed: int
+) -> str:
+    words = [_short(label(method)), *([formulation] if formulation else [])]
     words += [f"lr{rate:g}"] if rate else []
     words += [f"shots{shots}"] if shots else []
     return "-".join([*words, f"seed{seed}"])

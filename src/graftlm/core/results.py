@@ -176,6 +176,12 @@ def fit_command(config: Mapping[str, Any]) -> str:
     if dict(full.task) != {"name": "classification"}:
         words += ["--task", str(full.task["name"])]
         options |= {f"task.{name}": value for name, value in full.task.items() if name != "name"}
+    if full.prompt is not None:
+        from graftlm.core.settings import PromptConfig
+
+        needed = full.prompt.model_dump(mode="json")
+        default = PromptConfig(template="", verbalizer={"": ""}).model_dump(mode="json")
+        options |= {f"prompt.{name}": value for name, value in needed.items() if value != default[name]}
     plain = {"data": DataConfig(path=full.data.path), "head": HeadConfig(), "training": TrainingConfig()}
     for part, default in plain.items():
         given = getattr(full, part)

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -64,6 +66,37 @@ class HeadConfig(Config):
     dropout: NonNegativeFloat = Field(default=0.0, lt=1)
 
 
+def _line(value: Any) -> Any:
+    if isinstance(value, Mapping):  # YAML takes {text} for a mapping
+        raise ValueError("is read as a mapping; put it into quotes of its own, as '{text} It was {mask}.'")
+    return value
+
+
+class PromptConfig(Config):
+    """The prompt formulation: `template`, as "{text} It was {mask}.", and `verbalizer`, the words of each label, as
+    {"positive": "great", "negative": ["terrible", "bad"]}, or {"name": "manual", "words": …} with its options.
+
+    `soft`: the method that makes the template's virtual tokens, by name or with options, as {name: ptuning}.
+    `chat_template`: how turns are written, the tokenizer's own by default. `aliases`, other names of text and
+    text_pair, are found in the data. `calibration`: what the prompt says of labels without a text is taken off, the
+    mean of three texts without content ("contextual") or an empty one ("pmi"). `mlm_weight`: the share of the masked
+    language modelling loss on the same prompts, (1 − w) · own + w · mlm.
+    """
+
+    template: Annotated[Name, BeforeValidator(_line)]
+    verbalizer: Mapping[str, Any] = Field(min_length=1)
+    soft: Mapping[str, Any] = {"name": "prompt-tuning"}
+    chat_template: str | None = None
+    aliases: Mapping[str, str] = {}
+    calibration: Literal["contextual", "pmi"] | None = None
+    mlm_weight: NonNegativeFloat = Field(default=0.0, lt=1)
+
+    @field_validator("soft", mode="before")
+    @classmethod
+    def _long(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
 class TrainingConfig(Config):
     """The loop. `learning_rate`: None takes the method's own. `eval_steps`: None evaluates after each epoch.
 
@@ -112,13 +145,14 @@ class TrainingConfig(Config):
 class FitConfig(Config):
     """One run, whole. `method`: {"name": "lora", "rank": 4}, or the name alone, or {"union": ["lora", "prefix"]}.
 
-    `task`: {"name": "spans", "stride": 64}, or the name alone.
+    `task`: {"name": "spans", "stride": 64}, or the name alone. `prompt`: the model's own LM head in place of a new one.
     """
 
     model: Name
     task: Mapping[str, Any] = {"name": "classification"}
     data: DataConfig
     method: Mapping[str, Any]
+    prompt: PromptConfig | None = None
     head: HeadConfig = HeadConfig()
     training: TrainingConfig = TrainingConfig()
     out: Name

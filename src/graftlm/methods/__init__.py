@@ -8,7 +8,7 @@ from torch import nn
 from graftlm.methods._method import PACKAGE, MethodConfig, acts, config_class, kept, learning_rate, parse, with_labels
 from graftlm.methods._peft import WHOLE, NoWordsError, PeftForm, Theirs, from_peft, peft_form
 from graftlm.methods._peft_body import check_body
-from graftlm.sites import Attached, Sites
+from graftlm.sites import Act, Attached, Sites
 
 
 def attach(
@@ -18,18 +18,19 @@ def attach(
     seeds: Mapping[str, int] | None = None,
     tokenizer: Any = None,
     missing: Collection[str] = (),
+    beside: Mapping[str, Sequence[Act]] | None = None,
 ) -> Attached:
     """Puts runs on a frozen base: `attach(model, {"a": LoraConfig(rank=4), "b": BitfitConfig()})`.
 
     A run's name may be anything. `seeds` (0 by default) fix each run's initial values; `tokenizer` is needed only
-    by initial values that name words; `missing` names parameters that the checkpoint lacks. `attached.detach()` gives
-    the base back, bit for bit.
+    by initial values that name words; `missing` names parameters that the checkpoint lacks; `beside` are acts of runs
+    that are no method's, such as a template's virtual tokens. `attached.detach()` gives the base back, bit for bit.
     """
     sites = Sites(base, tokenizer, missing)
     given = seeds or {}
     return Attached(
         sites,
-        {run: acts(config, sites) for run, config in methods.items()},
+        {run: [*acts(config, sites), *(beside or {}).get(run, ())] for run, config in methods.items()},
         {run: given.get(run, 0) for run in methods},
     )
 

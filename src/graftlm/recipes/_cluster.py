@@ -170,6 +170,7 @@ class Cluster:
             "place": place,
             "group": asdict(group),
             "configs": configs,
+            "fields": list(self.own.fields),
         }
 
     def _begun(self, work: Callable[[Mapping[str, Any]], dict[str, Any]], job: Mapping[str, Any], at: Any = "SPREAD"):

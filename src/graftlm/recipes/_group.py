@@ -37,6 +37,7 @@ class Comparing:
     stopper: Stopping
     reporter: Reporter
     watch: Watch = lambda run, step, metrics: None
+    fields: Sequence[str] = ()
 
     @property
     def tested(self) -> int:

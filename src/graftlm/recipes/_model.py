@@ -14,13 +14,18 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
-from graftlm.core.settings import HeadConfig
+from graftlm.core.settings import HeadConfig, PromptConfig
 from graftlm.kernels.cross_entropy import UNREAD
-from graftlm.methods import MethodConfig, attach
+from graftlm.methods import MethodConfig, acts, attach
+from graftlm.prompts import Prompt, bound
+from graftlm.recipes._asking import asked, without_prompt
+from graftlm.recipes._auxiliary import beside
 from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
 from graftlm.recipes._language import Guesser, Speaker, guess
-from graftlm.recipes._room import room_for, virtual_of
+from graftlm.recipes._prompt_head import PromptHead, check_formulation
+from graftlm.recipes._prompt_head import must_train as must_train_prompts
+from graftlm.recipes._room import in_front, room_for, virtual_of
 from graftlm.sites import Attached, row_keys
 from graftlm.tasks import (
     NOWHERE,
@@ -53,7 +58,7 @@ class TaskModel:
 
     base: Base
     attached: Attached
-    head: SequenceHead | TokenHead | LanguageHead | VectorHead
+    head: SequenceHead | TokenHead | LanguageHead | VectorHead | PromptHead
     problem: Problem
     virtual: Mapping[str, list[int]]
     limits: Mapping[str, int]
@@ -88,6 +93,8 @@ class TaskModel:
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
         length = max_length or limit
+        if isinstance(self.head, PromptHead):
+            return self.head.encode(examples, run, length)
         if self.task.HEAD != "text":
             reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
             if self.speaker is not None:
@@ -113,6 +120,10 @@ class TaskModel:
         """Each run's features, run after run -> logits (rows outputs), or (rows places outputs), in that order."""
         device = self.attached.device
         flat = self._routed(rows, keys)
+        if isinstance(self.head, PromptHead):
+            named = [run for run, own in rows.items() for features in own for _ in features.parts]
+            own = [(run, part, virtual) for run, (part, virtual) in zip(named, flat, strict=True)]
+            return self.head(own, self.base.pad_id, learning=keys is not None)
         if isinstance(self.head, LanguageHead):
             return self._language.logits(flat)
         batch = collate(flat, self.base.pad_id, device)
@@ -173,12 +184,17 @@ class TaskModel:
             each = self._language.batch_losses(self._routed(chosen, named), wanted)
             return dict(zip(rows, each.split(sizes), strict=True))
         parts = self.forward(chosen, named).split(sizes)
-        return {
-            run: self._loss(part, targets[run][list(own)].to(part.device))
+        found = {
+            run: self._loss(part, targets[run][list(own)].to(part.device), run)
             for (run, own), part in zip(rows.items(), parts, strict=True)
         }
+        if isinstance(self.head, PromptHead):
+            found |= beside(self.head, self.base, found, chosen, dict(zip(rows, keys, strict=True)), self.virtual)
+        return found
 
-    def _loss(self, logits: Tensor, goals: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, goals: Tensor, run: str | None = None) -> Tensor:
+        if isinstance(self.head, PromptHead) and run is not None:
+            return self.head.loss(run, logits, goals, self.task.loss)
         if isinstance(self.head, VectorHead):
             return self.task.loss(logits, goals, self.problem.options)
         return self.task.loss(logits, goals)
@@ -188,18 +204,27 @@ class TaskModel:
         if isinstance(self.head, LanguageHead):
             raise UserError(f"a run of {self.problem.task} gives no logits of whole rows; predict says what it gives")
         wide = (max(len(row.parts) for row in features),) if isinstance(self.head, VectorHead) and features else ()
-        out = torch.full((len(features), *(wide or _places(features)), self.head.outputs), 0.0 if wide else NOWHERE)
+        spots = () if isinstance(self.head, PromptHead) else wide or _places(features)
+        out = torch.full((len(features), *spots, self.head.outputs), 0.0 if wide else NOWHERE)
         self.attached.eval()
         batches = sorted_batches([row.length for row in features], size)
         with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
             for batch in batches:
-                found = self.forward({run: [features[index] for index in batch]}).float().cpu()
+                found = self._asked(run, [features[index] for index in batch])
                 if found.ndim == 2:
                     out[batch] = found
                 else:
                     out[batch, : found.shape[1]] = found
                 progress.advance(len(batch))
+            if isinstance(self.head, PromptHead):
+                out = without_prompt(self.head, run, out, self.limits[run], self.virtual[run], self.base.pad_id)
         return out
+
+    def _asked(self, run: str, rows: Sequence[Features]) -> Tensor:
+        """The logits of rows that nothing is learned from, on the CPU."""
+        if isinstance(self.head, PromptHead):
+            return asked(self.head, run, rows, self.virtual[run], self.base.pad_id)
+        return self.forward({run: rows}).float().cpu()
 
     def answer(
         self, encoded: Encoded, run: str, size: int, reporter: Reporter, title: str, *, loss_alone: bool = False
@@ -253,12 +278,22 @@ def build(
     head: HeadConfig,
     problem: Problem,
     seeds: Mapping[str, int],
+    prompts: Mapping[str, PromptConfig] | None = None,
+    *,
+    trains: bool = True,
 ) -> TaskModel:
-    """Attaches the runs and their heads."""
+    """Attaches the runs and their heads, or with `prompts`, one for each run, what reads them; `trains`: a run that
+    would train nothing is refused."""
     size = sum(parameter.numel() for parameter in base.model.parameters())
-    attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing)
+    asked = _bound(base, methods, problem, head, prompts) if prompts else {}
+    beside = {run: [prompt.act] for run, prompt in asked.items() if prompt.act is not None}
+    attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing, beside=beside)
     outputs = problem.module.outputs(problem)
-    if problem.base_head is not None:
+    if asked:
+        made = PromptHead(attached, asked, outputs)
+        if trains:
+            must_train_prompts(attached, asked)
+    elif problem.base_head is not None:
         made = LanguageHead(attached, head)
         problem = _speaking(problem, base, attached)
     elif problem.module.HEAD == "vectors":
@@ -272,6 +307,22 @@ def build(
     return TaskModel(
         base, attached, made, problem, virtual, {run: room_for(base, attached, run) for run in methods}, size
     )
+
+
+def _bound(
+    base: Base,
+    methods: Mapping[str, MethodConfig],
+    problem: Problem,
+    head: HeadConfig,
+    prompts: Mapping[str, PromptConfig],
+) -> dict[str, Prompt]:
+    """Each run's template and verbalizer on this model, which nothing is attached to yet."""
+    check_formulation(problem, head)
+    sites, scored = base.sites(), problem.module.READS == "score"
+    return {
+        run: bound(prompt, problem.labels, base.tokenizer, sites, in_front(acts(methods[run], sites)), scored=scored)
+        for run, prompt in prompts.items()
+    }
 
 
 def _speaking(problem: Problem, base: Base, attached: Attached) -> Problem:

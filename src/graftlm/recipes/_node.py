@@ -84,8 +84,9 @@ def _work(job: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
     asked = Asked(out)
     try:
         with _held(states) as lock:
-            runs = read_all({name: FitConfig.parse(config) for name, config in job["configs"].items()}, told)
-            own = Comparing(out, lock, test_of(runs[0]), asked, told)
+            configs = {name: FitConfig.parse(config) for name, config in job["configs"].items()}
+            runs = read_all(configs, told, job["fields"])
+            own = Comparing(out, lock, test_of(runs[0], job["fields"]), asked, told)
             training = training_of(job["place"], Group(**job["group"]), runs, own)
             found["group"] = asdict(training.prepare())
             if train:

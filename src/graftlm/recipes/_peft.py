@@ -8,6 +8,7 @@ from torch import Tensor
 from graftlm.core.settings import HeadConfig
 from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
+from graftlm.recipes._prompt_head import PromptHead
 from graftlm.sites import Branch, Sites, Tensors, Tokens
 from graftlm.tasks import LanguageHead, SequenceHead, head_keys
 
@@ -39,6 +40,8 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "ru
         _sayable(model, head, run)
         assert sites.head is not None
         kind, paths = "SEQ_CLS", head_keys(model.head, sites.head, sites.class_prefix)
+    elif isinstance(model.head, PromptHead):
+        kind, paths = _prompted(model.head, run), {}
     elif isinstance(model.head, LanguageHead) and model.task.HEAD == "lm":
         kind, paths = "SEQ_2_SEQ_LM" if sites.encoder_decoder else "CAUSAL_LM", {}
     else:
@@ -59,6 +62,17 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "ru
         return form.read(method) | {name: tensors[key] for key, name in ours.items() if key in tensors}
 
     return replace(form, body=body, write=write, read=read)
+
+
+def _prompted(head: PromptHead, run: str) -> str:
+    """PEFT's task type of a run whose template and verbalizer have nothing that would be lost there."""
+    prompt = head.prompts[run]
+    if prompt.act is not None or prompt.verbalizer.params:
+        raise NoWordsError("PEFT has no words for virtual tokens in a template, or for a verbalizer that is trained")
+    kinds = {"causal": "CAUSAL_LM", "sentinel": "SEQ_2_SEQ_LM", "denoising": "SEQ_2_SEQ_LM"}
+    if prompt.frame.kind not in kinds:
+        raise NoWordsError("PEFT has no task type for a masked language model")
+    return kinds[prompt.frame.kind]
 
 
 def _token_paths(form: PeftForm, model: TaskModel) -> tuple[str, dict[str, str]]:

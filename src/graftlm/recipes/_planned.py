@@ -127,7 +127,7 @@ def training_of(place: int, group: Group, runs: Sequence[Run], own: Comparing) -
     """What trains runs of a group, beside a base of its own."""
     started = next(filter(None, (_record(run) for run in runs)), {})
     current().take(started.get("kernels", {}).get("choices", {}))
-    fresh = load_base(runs[0].config.model, head=runs[0].problem.base_head)
+    fresh = load_base(runs[0].config.model, head=runs[0].base_head)
     return Training(place, group, runs, fresh, own)
 
 

@@ -1,14 +1,21 @@
 """How many of a model's positions a run's virtual tokens and prefixes leave for text."""
 
+from collections.abc import Sequence
+
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
-from graftlm.sites import Attached, Past, Tokens
+from graftlm.sites import PROMPT, Act, Attached, Past, Tokens
 
 
 def virtual_of(attached: Attached, run: str) -> list[int]:
-    """The ids of a run's virtual tokens."""
+    """The ids of a run's virtual tokens in front of the text."""
     first = attached.sites.vocabulary
-    return [first + slot for act in attached.acts[run] if isinstance(act, Tokens) for slot in range(act.length)]
+    return list(range(first, first + in_front(attached.acts[run])))
+
+
+def in_front(acts: Sequence[Act]) -> int:
+    """How many virtual tokens stand in front of the text."""
+    return sum(act.length for act in acts if isinstance(act, Tokens) and act.place == PROMPT)
 
 
 def room_for(base: Base, attached: Attached, run: str) -> int:
@@ -22,7 +29,7 @@ def room_for(base: Base, attached: Attached, run: str) -> int:
         return longest
     taken: dict[str, int] = {}
     for act in attached.acts[run]:
-        if isinstance(act, (Past, Tokens)):
+        if isinstance(act, Past) or (isinstance(act, Tokens) and act.place == PROMPT):
             stream = act.part if isinstance(act, Past) else "encoder" if attached.sites.encoder_decoder else ""
             taken[stream] = taken.get(stream, 0) + _taken(act, positions)
     most = max(taken.values(), default=0)

@@ -1,6 +1,6 @@
 """Runs of one task on one base: read from their configs, attached together, and what each needs to be trained."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +12,21 @@ from graftlm import methods, tasks
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
-from graftlm.core.settings import FitConfig
+from graftlm.core.settings import FitConfig, PromptConfig
+from graftlm.prompts import Seen, needs, parse
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
+from graftlm.recipes._prompt_head import PromptHead, check_formulation
+from graftlm.recipes._seen import drawn, look, words_said
 from graftlm.recipes._signals import Stopping
 from graftlm.recipes._speed import choose_kernels, keep_bottom
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
 from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
 from graftlm.training import Losses, Plan, optimizers
+
+OWN = "own"  # the base's own LM head, whichever it has
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Run:
     method: methods.MethodConfig
     problem: Problem
     data: TaskData
+
+    @property
+    def base_head(self) -> str | None:
+        """The head that the base is loaded with."""
+        return self.problem.base_head if self.config.prompt is None else OWN
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -55,27 +65,51 @@ class Job:
     plan: Plan
 
 
-def read(name: str, config: FitConfig, reporter: Reporter, data: TaskData | None = None) -> Run:
-    """Checks a run's options and reads its data, unless those are given; a UserError names what is wrong."""
+def fields_of(config: FitConfig) -> tuple[str, ...]:
+    """The fields of a run's template."""
+    return parse(config.prompt.template).fields if config.prompt is not None else ()
+
+
+def read(
+    name: str,
+    config: FitConfig,
+    reporter: Reporter,
+    data: TaskData | None = None,
+    fields: Sequence[str] | None = None,
+) -> Run:
+    """Checks a run's options and reads its data, unless those are given; a UserError names what is wrong.
+
+    `fields` are those of its template, or more.
+    """
     problem = tasks.parse({k: v for k, v in config.task.items() if k != "name"}, str(config.task["name"]))
     method = methods.parse(str(config.method["name"]), {k: v for k, v in config.method.items() if k != "name"})
     _known_optimizer(config)
+    if config.prompt is not None:
+        check_formulation(problem, config.head)
     if data is None:
-        data = tasks.load(config.data, problem, splits=("train", "validation"))
+        data = tasks.load(config.data, problem, splits=("train", "validation"), fields=fields or fields_of(config))
         for note in data.notes:
             reporter.line(note)
+    if config.prompt is not None:
+        prompt = config.prompt.model_copy(update={"aliases": data.aliases})
+        config = config.model_copy(update={"prompt": prompt})
     problem = replace(problem, labels=data.labels)
     _known_metric(config, problem)
     return Run(name, config, methods.with_labels(method, data.labels), problem, data)
 
 
-def read_all(configs: Mapping[str, FitConfig], reporter: Reporter) -> list[Run]:
-    """All runs, checked; runs on the same examples share them."""
+def fields_of_all(configs: Iterable[FitConfig]) -> list[str]:
+    """The fields of all runs' templates."""
+    return list(dict.fromkeys(name for config in configs for name in fields_of(config)))
+
+
+def read_all(configs: Mapping[str, FitConfig], reporter: Reporter, fields: Sequence[str]) -> list[Run]:
+    """All runs, checked; runs on the same examples share them. `fields` are those of all templates."""
     loaded: dict[str, TaskData] = {}
     found = []
     for name, own in configs.items():
         key = own.data.model_dump_json()
-        run = read(name, own, reporter, loaded.get(key))
+        run = read(name, own, reporter, loaded.get(key), fields)
         loaded[key] = run.data
         found.append(run)
     return found
@@ -145,13 +179,35 @@ def _assemble(
         base.model.to(torch.bfloat16)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
-    model = build(base, own, config.head, first.problem, seeds)
+    prompts = {run.name: run.config.prompt for run in runs if run.config.prompt is not None}
+    found = {run.name: _looked(run, prompt, base) for run in runs if (prompt := run.config.prompt) and needs(prompt)}
+    for name, (prompt, _) in found.items():
+        prompts[name] = prompt
+        if said := words_said(prompt):
+            reporter.line(said)
+    model = build(base, own, config.head, first.problem, seeds, prompts)
+    if isinstance(model.head, PromptHead):
+        for name, (_, seen) in found.items():
+            model.head.start(name, seen)
     model.cache = default_folder() if config.data.cache else None
     if config.training.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore[reportCallIssue]
     if config.training.base_dropout:
         model.attached.base_dropout(True)
     return model, {name: run_form(form, model, config.head, name) for name, form in forms.items()}
+
+
+def _looked(run: Run, prompt: PromptConfig, base: Base) -> tuple[PromptConfig, Seen]:
+    """A prompt whose verbalizer is found in what the base foresees on the run's training examples, and that."""
+    config, training = run.config, run.config.training
+    examples = drawn(run.data.splits["train"], config.seed, labelled=needs(prompt) == "labels")
+    method = {run.name: run.method}
+    return look(base, method, prompt, run.problem, examples, config.seed, training.max_length, training.eval_batch_size)
+
+
+def _own_rate(model: TaskModel, run: str) -> float | None:
+    """The learning rate of a verbalizer that has one of its own."""
+    return model.head.prompts[run].verbalizer.rate if isinstance(model.head, PromptHead) else None
 
 
 def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopping, reporter: Reporter) -> Job:
@@ -163,6 +219,8 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     for split, encoded in (("train", given), ("validation", watched)):
         for note in encoded.notes:
             reporter.warn(f"{split}: {note}")
+    for note in model.head.prompts[name].verbalizer.notes if isinstance(model.head, PromptHead) else ():
+        reporter.warn(note)
     if not validation:
         reporter.warn("no validation split: nothing is evaluated, and the last weights are kept")
     rate = config.training.learning_rate or methods.learning_rate(run.method)
@@ -175,7 +233,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
         config=config.training,
         seed=config.seed,
         rate=rate,
-        head_rate=config.training.head_learning_rate or rate,
+        head_rate=config.training.head_learning_rate or _own_rate(model, name) or rate,
         rates=model.attached.rates_of(name),
         evaluate=_evaluator(run, model, watched, metric, Watched(stopper.asked)) if validation else None,
         metric=metric,

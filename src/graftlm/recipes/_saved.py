@@ -16,6 +16,7 @@ from graftlm.core.reporter import Reporter
 from graftlm.recipes._cut import remembered
 from graftlm.recipes._folder import RunFolder
 from graftlm.recipes._origin import peak_memory
+from graftlm.recipes._prompt_head import PromptHead
 from graftlm.recipes._run import Job
 from graftlm.recipes._watched import shrinking
 from graftlm.recipes.predict import problem_of
@@ -94,6 +95,7 @@ def _card(job: Job, best: Mapping[str, float]) -> Card:
         pair=data.pair,
         method={"name": stored.method, **stored.model_dump(mode="json")},
         head=config.head.model_dump(mode="json"),
+        prompt=model.head.prompts[job.run.name].config if isinstance(model.head, PromptHead) else None,
         model=config.model,
         fingerprint=model.base.fingerprint,
         max_length=job.max_length,

@@ -47,7 +47,7 @@ def schedule(runs: Sequence[Run], base: Base, free: int, together: int | None, p
     for run in runs:
         training = run.config.training
         if run not in alone:
-            shared[(training.precision, training.gradient_checkpointing, training.trackers)].append(run)
+            shared[(run.base_head, training.precision, training.gradient_checkpointing, training.trackers)].append(run)
     for own in shared.values():
         ordered = sorted(own, key=lambda run: -tokens(run, sites))  # alike in length, so that padding stays small
         for dealt in (ordered[place::places] for place in range(min(places, len(ordered)))):

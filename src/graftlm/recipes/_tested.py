@@ -34,12 +34,12 @@ class Test:
         return self.data.splits["test"]
 
 
-def test_of(run: Run) -> Test | None:
-    """The test split, if there is one."""
+def test_of(run: Run, fields: Sequence[str]) -> Test | None:
+    """The test split, if there is one; `fields` are those that templates take of it."""
     config = run.config.data
     if "test" not in tasks.locate(config, None).found:
         return None
-    data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels)
+    data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels, fields=fields)
     return Test(data, fingerprint(data))
 
 

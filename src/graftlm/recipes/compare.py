@@ -19,7 +19,7 @@ from graftlm.core.results import results
 from graftlm.recipes._cluster import Cluster
 from graftlm.recipes._group import Comparing
 from graftlm.recipes._planned import Here, Planned
-from graftlm.recipes._run import read_all
+from graftlm.recipes._run import fields_of_all, read_all
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
 from graftlm.recipes._signals import Stopper
@@ -49,8 +49,10 @@ def compare(
         raise UserError("compare trains in one process; start it without a launcher, and spread it with --ray ADDRESS")
     reporter, out = reporter or Silent(), Path(config.out)
     stopper, trials = Stopper(), Trials(config) if config.search else None
-    first = read_all(trials.sample() if trials else config.runs(), reporter)
-    base = load_base(config.model, head=first[0].problem.base_head)
+    configs = trials.sample() if trials else config.runs()
+    fields = fields_of_all(configs.values())
+    first = read_all(configs, reporter, fields)
+    base = load_base(config.model, head=first[0].base_head)
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
     with ExitStack() as stack:
         cluster = stack.enter_context(_cluster(ray, config)) if ray is not None else None
@@ -59,7 +61,7 @@ def compare(
         stack.enter_context(stopper)
         sweep(out)
         write_json(out / CONFIG, config.model_dump(mode="json"))
-        own = Comparing(out, lock, test_of(first[0]), stopper, reporter)
+        own = Comparing(out, lock, test_of(first[0], fields), stopper, reporter, fields=fields)
         keep_test(own.test, out)
         if cluster is not None:
             cluster.join(own, first[0])
@@ -70,7 +72,7 @@ def compare(
             with trials.study(out) as rounds:
                 own.watch = trials.watch
                 for configs in rounds:
-                    plan.train(read_all(configs, reporter), base)
+                    plan.train(read_all(configs, reporter, fields), base)
     rows = [found.row() for found in results([out])]
     metric = first[0].problem.module.measures(first[0].problem)[0]
     reporter.table(f"{out}: {metric}, mean ± sd over seeds", *_table(rows))

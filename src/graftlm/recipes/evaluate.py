@@ -14,7 +14,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import recut
-from graftlm.recipes.predict import RUN, load
+from graftlm.recipes.predict import RUN, fields_of, load
 
 
 def evaluate(
@@ -44,7 +44,7 @@ def evaluate(
     )
     data = recut(data, stored.get("cut"))
     problem = predictor.model.problem
-    loaded = tasks.load(data, problem, splits=(split,), labels=card.labels)
+    loaded = tasks.load(data, problem, splits=(split,), labels=card.labels, fields=fields_of(card))
     if loaded.pair != card.pair:
         wanted, found = ("pairs of texts", "single texts") if card.pair else ("single texts", "pairs")
         raise UserError(f"{run} was trained on {wanted}, and {data.path} has {found}; map the text columns")

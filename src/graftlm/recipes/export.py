@@ -41,7 +41,8 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites())
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, problem_of(card), {RUN: card.seed})
+    prompts = {RUN: card.prompt} if card.prompt is not None else None
+    model = build(base, {RUN: method}, head, problem_of(card), {RUN: card.seed}, prompts)
     form = with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, form))
     tensors = {name: tensor.detach() for name, tensor in model.attached.parameters_of(RUN).items()}

@@ -76,7 +76,7 @@ def _train(
         raise UserError(
             f"a batch of {run.problem.task} cannot be split over processes: its rows are compared; start one"
         )
-    base = load_base(config.model, head=run.problem.base_head)
+    base = load_base(config.model, head=run.base_head)
     accelerator = accelerator_of(config, casts([run], base))
     stopper = Stopper()
     current().take(folder.record.get("kernels", {}).get("choices", {}))

@@ -35,6 +35,10 @@ def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> 
     if target.exists():
         raise UserError(f"{target} exists; name a new folder")
     predictor = load(run, reporter)
+    if predictor.card.prompt is not None:
+        raise UserError(
+            f"{run} is asked by a template, which a plain model has no place for; graftlm export writes it for PEFT"
+        )
     weights = predictor.model.attached.merged(RUN)
     writes = predictor.model.task.HEAD == "lm"
     expected = _written_logits(predictor) if writes else _logits(predictor)

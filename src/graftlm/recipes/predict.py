@@ -13,11 +13,12 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
+from graftlm.prompts import parse
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import with_head
 from graftlm.tasks import Encoded, Problem
 
-RUN = "run"
+RUN, OWN = "run", "own"  # the base's own LM head, whichever it has
 Text = str | tuple[str, str] | Example
 
 
@@ -131,13 +132,21 @@ def load(
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites()) if card.layout == "peft" else None
     head = HeadConfig.parse(card.head, where="head.")
-    model = build(base, {RUN: method}, head, problem_of(card, task or {}), {RUN: card.seed})
+    prompts = {RUN: card.prompt} if card.prompt is not None else None
+    model = build(base, {RUN: method}, head, problem_of(card, task or {}), {RUN: card.seed}, prompts)
     whole = None if form is None else with_head(form, model, head)
     model.attached.load(RUN, load_tensors(path, card, whole))
     if strength != 1:
         model.attached.strengthen(RUN, strength)
     model.attached.quicken()
     return Predictor(card, model)
+
+
+def fields_of(card: Card) -> tuple[str, ...]:
+    """The columns that a run's template has fields for, beside the texts."""
+    if card.prompt is None:
+        return ()
+    return tuple(name for name in parse(card.prompt.template).fields if name not in card.prompt.aliases)
 
 
 def problem_of(card: Card, options: Mapping[str, Any] | None = None) -> Problem:
@@ -149,7 +158,7 @@ def opened(run: Path) -> tuple[Card, Base, methods.MethodConfig]:
     """A run's card, its base with nothing attached, and its method."""
     card = load_card(run)
     check_files(run, card)
-    base = load_base(card.model, head=problem_of(card).base_head)
+    base = load_base(card.model, head=OWN if card.prompt is not None else problem_of(card).base_head)
     if base.fingerprint != card.fingerprint:
         raise UserError(
             f'{run} was trained on another "{card.model}": its fingerprint is {card.fingerprint}, '

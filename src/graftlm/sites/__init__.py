@@ -1,6 +1,7 @@
 """Architectures as tables, hosts and routing: the one room that knows module names."""
 
 from graftlm.sites._acts import (
+    PROMPT,
     Act,
     Branch,
     Param,
@@ -26,6 +27,7 @@ from graftlm.sites._table import ROLES, SPANS, Head
 from graftlm.sites._view import View
 
 __all__ = [
+    "PROMPT",
     "ROLES",
     "SPANS",
     "Act",

@@ -15,6 +15,7 @@ from graftlm.sites._site import Attention, Site
 if TYPE_CHECKING:
     from graftlm.sites._view import View
 
+PROMPT = "prompt"  # where virtual tokens stand in front of the text
 Tensors = Mapping[str, Tensor]
 Merge = Callable[[Tensor, "Tensor | None", Tensors], "tuple[Tensor, Tensor | None]"]
 
@@ -130,11 +131,12 @@ class Past:
 class Tokens:
     """Virtual tokens: `derive` makes the runs' table (n, length, width) once a forward pass.
 
-    They stand in front of the text, as ids at and above the vocabulary size, and take positions 0 to length − 1;
-    with `position_shift` = −length the real tokens start at 0 as well. Where `from_input` is given, the table is an
-    example's own: `derive` is not asked, and `from_input` takes the mean embedding of each row's text (n rows d) and
-    the runs' tensors, and gives (n rows length · d). Runs share a bank only where `alike` is the same.
-    `stream` is the stack whose embedding looks them up: the encoder, where a model has both.
+    A run's virtual tokens are ids at and above the vocabulary size, these from the `first`-th on. In the place "prompt"
+    they stand in front of the text, and take positions 0 to length − 1; with `position_shift` = −length the real
+    tokens start at 0 as well. In another place it is the text's ids that have them anywhere. Where `from_input` is
+    given, the table is an example's own: `derive` is not asked, and `from_input` takes the mean embedding of each
+    row's text (n rows d) and the runs' tensors, and gives (n rows length · d). Runs share a bank only where `alike` is
+    the same. `stream` is the stack whose embedding looks them up: the encoder, where a model has both.
     """
 
     params: Mapping[str, Param]
@@ -145,10 +147,8 @@ class Tokens:
     alike: tuple[int, ...] = ()
     stream: str = ""
     whole_text: str = ""
-
-    @property
-    def place(self) -> str:
-        return "prompt"
+    first: int = 0
+    place: str = PROMPT
 
 
 @dataclass(frozen=True)

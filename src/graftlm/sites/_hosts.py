@@ -151,15 +151,21 @@ class EmbeddingHost(Host):
 
     def _looked_up(self, derived: Derived, chunk: Chunk, virtual: Tensor) -> Callable[[Tensor], Tensor]:
         def compute(y: Tensor) -> Tensor:
+            assert derived.firsts is not None
             slots = chunk.by_run(chunk.rows(virtual)[..., None])  # n r 1
+            firsts, lengths = (chunk.pick(own)[:, None, None] for own in (derived.firsts, derived.lengths))
             known = chunk.by_run(y)  # n r d
             if derived.from_input is None:
                 assert derived.value is not None
                 table = chunk.pick(derived.value).to(y.dtype)  # n length d
             else:
                 slots, known, table = self._own_tables(derived, chunk, chunk.rows(virtual), y)
+                firsts, lengths = (
+                    chunk.spread(own, y.shape[0])[:, None, None] for own in (derived.firsts, derived.lengths)
+                )
+            slots = slots - firsts
             index = slots.clamp(0, table.shape[1] - 1).expand(-1, -1, table.shape[2])
-            return torch.where(slots >= 0, table.gather(1, index), known).reshape(y.shape)
+            return torch.where((slots >= 0) & (slots < lengths), table.gather(1, index), known).reshape(y.shape)
 
         return compute
 

@@ -58,6 +58,7 @@ class Placing:
             self._prefix(_attention.Placed(made, rate, first.gate), first)
         else:
             made.from_input = first.from_input
+            made.firsts = torch.tensor([getattr(act, "first", 0) for act in acts.values()], device=self.router.device)
             self._embedding_host().tables.append(made)
 
     def _shift(self, run: str, act: Past | Tokens) -> None:

@@ -22,6 +22,7 @@ class Derived:
     lengths: Tensor
     equal_lengths: bool
     from_input: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
+    firsts: Tensor | None = None
     value: Tensor | None = None
 
 

@@ -58,6 +58,12 @@ class Sites:
         """The rows of the input embedding; ids at and above it are virtual tokens."""
         return int(self.embedding().num_embeddings)
 
+    @property
+    def words(self) -> int:
+        """The words that the LM head knows, where there is one; some heads have rows that no word has."""
+        layer: Any = self.model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+        return int(layer.weight.shape[0])
+
     def embedding(self) -> nn.Embedding:
         """The embedding that reads a text's ids: the encoder's own, where there is an encoder."""
         if self.table is not None:

@@ -25,12 +25,14 @@ def load(
     task: str | Problem,
     splits: Collection[str] | None = None,
     labels: Sequence[str] | None = None,
+    fields: Collection[str] = (),
 ) -> TaskData:
     """The splits that are asked for (all that are there by default); no other is read.
 
     A validation split may be absent where train is asked for too; any other that is absent is an error. `labels` are
     those of a trained run; without them they are taken from train, or where it is not asked for, from all that is.
-    With `shots`, train and validation are drawn from train. `limit` cuts the rows first.
+    With `shots`, train and validation are drawn from train. `limit` cuts the rows first. `fields` are names of columns
+    to keep in each example's `meta["row"]`, where they are not its texts.
     """
     problem = Problem(task, options=module_of(task).Options()) if isinstance(task, str) else task
     source = locate(config, splits)
@@ -44,6 +46,11 @@ def load(
     columns = _columns.find(first, task, config.columns, config.mark or ())
     for table in tables.values():
         _same_columns(table, first, columns, config.mark)
+    aliases = _aliases(columns)
+    beside = [name for name in fields if name not in aliases and name not in aliases.values()]
+    for table in tables.values():
+        for name in beside:
+            _columns.has(table, name)
     sizes = {split: min(len(table), limits.get(split, len(table))) for split, table in tables.items()}
     left_out: list[str] = []
     if config.skip_bad:
@@ -56,7 +63,10 @@ def load(
         found, answers = classes(tables, columns, config, labels, rows)
     else:
         found, answers = (), {split: _scores(table, columns) for split, table in cut.items()}
-    examples = {split: examples_of(table, columns, config.mark, answers[split], task) for split, table in cut.items()}
+    examples = {
+        split: with_fields(examples_of(table, columns, config.mark, answers[split], task), table, beside)
+        for split, table in cut.items()
+    }
     notes = [columns.said(task), *left_out, *_notes(examples)]
     if config.shots is not None and "train" in examples:
         drawn = _drawn(examples["train"], found, config.shots, config.shots_seed)
@@ -66,8 +76,28 @@ def load(
         )
         examples |= drawn
     return TaskData(
-        {name: examples[split] for name, split in asked.items()}, found, columns.text_pair is not None, tuple(notes)
+        {name: examples[split] for name, split in asked.items()},
+        found,
+        columns.text_pair is not None,
+        tuple(notes),
+        aliases,
     )
+
+
+def _aliases(columns: Columns) -> dict[str, str]:
+    """Their names of our texts."""
+    pair = {columns.text_pair: "text_pair"} if columns.text_pair is not None else {}
+    return {columns.text: "text", **pair}
+
+
+def with_fields(examples: list[Example], table: Table, fields: Sequence[str]) -> list[Example]:
+    """Examples with some columns of their rows in `meta["row"]`."""
+    if not fields:
+        return examples
+    return [
+        replace(example, meta={**example.meta, "row": {name: table.columns[name][row] for name in fields}})
+        for row, example in enumerate(examples)
+    ]
 
 
 def _by_rows(
@@ -92,9 +122,10 @@ def read_texts(
     columns: Mapping[str, str] | None = None,
     mark: Marks | None = None,
     task: str = "classification",
+    fields: Collection[str] = (),
 ) -> list[Example]:
     """The inputs of a task in one file, for predicting. A label is not needed; one of a text or pair that is there is
-    kept in `meta["label"]` as it stands."""
+    kept in `meta["label"]` as it stands, and so are columns that are among `fields`, in `meta["row"]`."""
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{file} is a folder; name a file") if file.is_dir() else missing(file)
@@ -107,7 +138,8 @@ def read_texts(
     }
     found = _columns.find(table, None, needed, mark or ())
     answers = table.columns[found.answer] if found.answer else [None] * len(table)
-    return examples_of(table, found, mark, answers, None)
+    beside = [name for name in fields if name in table.columns and name not in _aliases(found)]
+    return with_fields(examples_of(table, found, mark, answers, None), table, beside)
 
 
 def _asked(source: Source, splits: Collection[str] | None, drawn: bool) -> dict[str, str]:

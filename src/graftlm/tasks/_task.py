@@ -69,13 +69,15 @@ class Given:
 class TaskData:
     """Examples by split as it was asked for; `labels` in the order of class indices, () for regression.
 
-    `pair`: whether an example has two texts. `notes`: lines that a user should be told.
+    `pair`: whether an example has two texts. `notes`: lines that a user should be told. `aliases`: the columns that
+    are text and text_pair.
     """
 
     splits: dict[str, list[Example]]
     labels: tuple[str, ...]
     pair: bool
     notes: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

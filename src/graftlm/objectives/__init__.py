@@ -1,0 +1,1 @@
+"""What makes a loss from raw text: an objective a file."""

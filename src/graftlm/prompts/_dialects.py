@@ -1,0 +1,96 @@
+"""Templates as other libraries write them: LM-BFF's strings between stars, and OpenPrompt's dictionaries."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from graftlm.prompts._filters import SHORTEN
+from graftlm.prompts._template import PAIR, TEXT, Break, Field, Mask, Piece, Soft, Words, wrong
+
+SENTENCE = re.compile(r"(\+?)sent([lu]?)(-?)_(\d)")
+CASES = {"l": ("first_lower",), "u": ("first_upper",), "": ()}
+PLACEHOLDERS = {"text_a": TEXT, "text_b": PAIR}
+KINDS = ("placeholder", "meta", "mask", "soft", "text", "special")
+BESIDES = {
+    "placeholder": ("shortenable",),
+    "meta": ("shortenable",),
+    "soft": ("duplicate", "same", "soft_id", "id"),
+    "mask": (),
+    "text": ("shortenable",),
+    "special": (),
+}
+
+
+def is_lm_bff(text: str) -> bool:
+    """`*cls**sent_0*_It_was*mask*.*sep+*` (Gao et al., 2021): it begins with a star, and has *mask* in it."""
+    return text.startswith("*") and "*mask*" in text
+
+
+def from_lm_bff(text: str) -> list[Piece]:
+    """Chunks between stars: names of tokens and sentences by turns with words, in which _ is a space.
+
+    Every label word has a space before it. *cls* is the tokenizer's own; a sentence may be cut.
+    """
+    found: list[Piece] = []
+    place = 0
+    for chunk in text.split("*"):
+        sentence = SENTENCE.fullmatch(chunk)
+        if chunk in ("sep", "sep+"):
+            found.append(Break())
+        elif chunk == "mask":
+            found.append(Mask(True))
+        elif sentence is not None:
+            found += _sentence(sentence, place)
+        elif chunk.startswith(("label_", "labelx_")):
+            raise wrong(place, f"*{chunk}* is of a demonstration; a template of the text alone would work")
+        elif chunk not in ("", "cls"):
+            found.append(Words(chunk.replace("_", " ")))
+        place += len(chunk) + 1
+    while found and isinstance(found[-1], Break):
+        found.pop()
+    return found
+
+
+def _sentence(found: re.Match[str], place: int) -> list[Piece]:
+    space, case, cut, number = found.groups()
+    if number not in "01":
+        raise wrong(place, f"*sent_{number}*, and an example has one text or two; sent_0 and sent_1 would work")
+    filters = (*(("drop_last",) if cut else ()), *CASES[case], SHORTEN)
+    return [Words(" " if space else ""), Field((TEXT, PAIR)[int(number)], filters)]
+
+
+def openprompt_piece(values: Mapping[str, Any]) -> Piece:
+    """{"placeholder": "text_a"}, {"meta": "source"}, {"mask"}, {"soft": None, "duplicate": 8, "soft_id": 1}, …
+
+    {"soft": 8} is ours. A ValueError says what cannot be read.
+    """
+    kind = next((key for key in values if key in KINDS), None)
+    if kind is None:
+        raise ValueError(f'no piece "{next(iter(values), "")}"; there is {", ".join(KINDS)}')
+    for key in values:
+        if key != kind and key not in BESIDES[kind]:
+            raise ValueError(f'"{key}" beside "{kind}" cannot be read; filters are written as {{text:strip_period}}')
+    value = values[kind]
+    if kind == "mask":
+        return Mask()
+    if kind == "soft":
+        return _soft(values)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f'"{kind}" needs a name')
+    if kind in ("text", "special"):
+        return Words(value)
+    shortens = values.get("shortenable", kind == "placeholder")  # OpenPrompt cuts placeholders by default
+    return Field(PLACEHOLDERS.get(value, value), (SHORTEN,) if shortens is True else ())
+
+
+def _soft(values: Mapping[str, Any]) -> Soft:
+    value, count = values["soft"], values.get("duplicate", 1)
+    if values.get("same"):
+        raise ValueError('"same": one virtual token many times is written as several {soft:id=1}')
+    name = values.get("soft_id", values.get("id", ""))
+    if isinstance(value, str) and value.strip():
+        return Soft(1, value.strip(), str(name))
+    length = count if value is None else value
+    if type(length) is not int or not 0 < length <= 10_000:
+        raise ValueError(f'"soft": {length!r} is neither a number of virtual tokens nor words to start from')
+    return Soft(length, "", str(name))

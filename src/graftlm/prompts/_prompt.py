@@ -1,0 +1,144 @@
+"""A template and a verbalizer of one run, bound to a model and its tokenizer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graftlm.core.errors import UserError
+from graftlm.core.example import Example
+from graftlm.core.settings import PromptConfig
+from graftlm.prompts._chat import chat_template_of, spoken
+from graftlm.prompts._filling import Filled, Filler
+from graftlm.prompts._frame import Frame, check_mask, frame_of
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._parsing import parse
+from graftlm.prompts._soft import soft_pieces
+from graftlm.prompts._template import PAIR, TEXT, Template
+from graftlm.prompts._verbalizer import Verbalizer, make
+from graftlm.sites import Sites, Tokens
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`act` looks up the template's virtual tokens, None where it has none; `config` is what is stored.
+
+    `ends`: for scores, the numbers that the verbalizer's words stand for, in order.
+    """
+
+    template: Template
+    frame: Frame
+    filler: Filler
+    verbalizer: Verbalizer
+    act: Tokens | None
+    config: PromptConfig
+    ends: tuple[float, ...] = ()
+
+    def fill(self, examples: Sequence[Example], room: int) -> list[Filled]:
+        """Each example in the template, of at most `room` tokens."""
+        return self.filler.fill([self._values(example) for example in examples], room)
+
+    def blank(self, text: str, room: int) -> Filled:
+        """The template with one text in all of its fields."""
+        return self.filler.fill([dict.fromkeys(self.template.fields, text)], room)[0]
+
+    def _values(self, example: Example) -> dict[str, str]:
+        return {name: value_of(example, name, self.config.aliases) for name in self.template.fields}
+
+
+def bound(
+    config: PromptConfig,
+    labels: Sequence[str],
+    tokenizer: Any,
+    sites: Sites,
+    first: int,
+    *,
+    scored: bool = False,
+    reads: Verbalizer | None = None,
+) -> Prompt:
+    """A run's prompt. `first`: how many virtual tokens the run's method has in front of the text.
+
+    `scored`: the verbalizer's words stand for numbers, between which a score is interpolated. `reads` stands in place
+    of the verbalizer that the config names.
+    """
+    template, frame, chat_template = framed(config, tokenizer, sites)
+    check_mask(template, frame)
+    _check_options(config, frame, scored)
+    lexicon = Lexicon(template, frame, sites)
+    ends = numbers(config.verbalizer) if scored else ()
+    names = [*words_of(config.verbalizer)] if scored else labels
+    verbalizer = make(config.verbalizer, names, lexicon) if reads is None else reads
+    soft = soft_pieces(lexicon, config.soft, first)
+    stored = config.model_copy(
+        update={
+            "verbalizer": dict(verbalizer.config),
+            "soft": dict(soft.stored),
+            "chat_template": chat_template,
+        }
+    )
+    filler = Filler(template, frame, soft.slots, verbalizer.masks)
+    return Prompt(template, frame, filler, verbalizer, soft.act, stored, ends)
+
+
+def _check_options(config: PromptConfig, frame: Frame, scored: bool) -> None:
+    if scored and config.calibration is not None:
+        raise UserError(f"prompt.calibration = {config.calibration} is for labels, and this task gives scores")
+    if config.mlm_weight and frame.kind != "masked":
+        raise UserError("prompt.mlm_weight needs a masked model, as bert or roberta, and this one is none")
+
+
+def framed(config: PromptConfig, tokenizer: Any, sites: Sites) -> tuple[Template, Frame, str | None]:
+    """The template with its turns written out, how the model takes it, and the chat template, if it has turns."""
+    template = parse(config.template)
+    if not template.turns:
+        return template, frame_of(tokenizer, sites), None
+    chat_template = chat_template_of(tokenizer, config.chat_template)
+    return spoken(template, tokenizer, chat_template), frame_of(tokenizer, sites, bare=True), chat_template
+
+
+def filler_of(config: PromptConfig, tokenizer: Any, sites: Sites) -> Filler:
+    """What fills a template, of a model whose weights need not be there; its virtual tokens are numbered from 0."""
+    template, frame, _ = framed(config, tokenizer, sites)
+    soft = soft_pieces(Lexicon(template, frame, sites), config.soft, 0)
+    return Filler(template, frame, soft.slots)
+
+
+def words_of(verbalizer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What stands for each label, in the short form and in the long one."""
+    words = verbalizer.get("words") if isinstance(verbalizer.get("name"), str) else None
+    return words if isinstance(words, Mapping) else verbalizer
+
+
+def numbers(verbalizer: Mapping[str, Any]) -> tuple[float, ...]:
+    """The scores that words stand for; a name that is no number is an error."""
+    found: list[float] = []
+    for name in words_of(verbalizer):
+        try:
+            found.append(float(name))
+        except ValueError:
+            raise UserError(
+                f'the verbalizer of a score names numbers, as {{"0": "terrible", "5": "great"}}; "{name}" is none'
+            ) from None
+    if len(set(found)) < 2:
+        raise UserError("the verbalizer of a score needs two numbers at least, the lowest and the highest score")
+    return tuple(found)
+
+
+def value_of(example: Example, name: str, aliases: Mapping[str, str]) -> str:
+    """What stands in a field for an example; `aliases` are other names of its texts."""
+    ours = aliases.get(name, name)
+    row: Mapping[str, Any] = example.meta.get("row", {})
+    if ours == TEXT:
+        return example.text
+    if ours == PAIR and example.text_pair is not None:
+        return example.text_pair
+    value = row.get(ours)
+    if value is None:
+        there = [
+            TEXT,
+            *([PAIR] if example.text_pair is not None else []),
+            *(key for key in row if row[key] is not None),
+        ]
+        raise UserError(
+            f'{example.at or "an input"} has no "{name}", which the template has a field for; it has {", ".join(there)}'
+        )
+    return value if isinstance(value, str) else str(value)

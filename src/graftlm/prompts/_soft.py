@@ -1,0 +1,81 @@
+"""A template's virtual tokens as an act: a method's own table, or what it makes one from, in the template's places."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Generator, Tensor
+
+from graftlm import methods
+from graftlm.core.errors import UserError
+from graftlm.prompts._lexicon import Lexicon
+from graftlm.prompts._template import Soft, Words
+from graftlm.sites import Param, Tokens
+
+PLACE = "template"
+STARTED = ("values", "embedding")  # a method's tensors that virtual tokens begin as
+
+
+@dataclass(frozen=True)
+class SoftPieces:
+    """The ids of each virtual piece, the act that looks them up, and the options that its stored form has."""
+
+    slots: Mapping[Soft, list[int]]
+    act: Tokens | None
+    stored: Mapping[str, Any]
+
+
+def soft_pieces(lexicon: Lexicon, given: Mapping[str, Any], first: int) -> SoftPieces:
+    """A template's virtual pieces, behind the run's `first` virtual tokens. `given` is a method of virtual tokens."""
+    template, sites = lexicon.template, lexicon.sites
+    starts = {piece: _start(piece, lexicon) for piece in template.softs}
+    options = {name: value for name, value in given.items() if name != "name"}
+    method = str(given.get("name", ""))
+    slots: dict[Soft, list[int]] = {}
+    size = 0
+    for piece, words in starts.items():
+        count = len(words) or piece.length
+        slots[piece] = list(range(sites.vocabulary + first + size, sites.vocabulary + first + size + count))
+        size += count
+    if not size:
+        return SoftPieces({}, None, given)
+    config = methods.parse(method, {**options, "length": size}, where="prompt.soft.")
+    acts = methods.acts(config, sites)
+    if len(acts) != 1 or not isinstance(acts[0], Tokens):
+        raise UserError(
+            f'prompt.soft = "{method}" makes no virtual tokens; prompt-tuning, ptuning and instance-prompt do'
+        )
+    act = replace(acts[0], first=first, place=PLACE, position_shift=0)
+    ids = [word for piece, words in starts.items() for word in words or [-1] * piece.length]
+    if any(word >= 0 for word in ids):
+        act = replace(act, params=_started(act.params, ids, sites.embedding().weight, method))
+    stored = methods.kept(config)
+    return SoftPieces(slots, act, {"name": stored.method, **stored.model_dump(mode="json", exclude={"length"})})
+
+
+def _start(piece: Soft, lexicon: Lexicon) -> list[int]:
+    """The words' tokens that a piece starts from, with a space before them where the template has one."""
+    if not piece.words:
+        return []
+    pieces = lexicon.template.pieces
+    place = pieces.index(piece)
+    before = pieces[place - 1] if place else Words("")
+    spaced = isinstance(before, Words) and before.text[-1:].isspace()
+    return lexicon.found(piece.words, "a " if spaced else "")
+
+
+def _started(params: Mapping[str, Param], ids: list[int], weight: Tensor, method: str) -> dict[str, Param]:
+    """The tensors, those that virtual tokens begin as with some rows from the words' embeddings."""
+    name = next((name for name in STARTED if name in params), None)
+    if name is None:
+        raise UserError(f"{method} makes its virtual tokens from each text, so they start from no words; give a number")
+    plain = params[name]
+
+    def init(generator: Generator) -> Tensor:
+        made = plain.init(generator)
+        for row, word in enumerate(ids):
+            if word >= 0:
+                made[row] = weight[word].detach().float().cpu()
+        return made
+
+    return {**params, name: Param(plain.shape, init)}

@@ -1,0 +1,137 @@
+"""The template language: what is written reads back, any text may stand in a field, errors name the character."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graftlm.core.errors import UserError
+from graftlm.prompts import Filler, parse
+from graftlm.prompts._frame import Frame
+from graftlm.prompts._template import Break, Field, Mask, Piece, Soft, Turn, Words, joined
+from prompts.models import tokenizer
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
+NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True).filter(lambda name: name not in ("mask", "soft", "turn"))
+PIECES = st.one_of(
+    TEXTS.map(Words),
+    st.builds(Field, NAMES, st.lists(st.sampled_from(["lower", "strip_period", "shorten"]), max_size=2).map(tuple)),
+    st.just(Mask()),
+    st.builds(Soft, st.integers(1, 99)),
+    st.builds(
+        lambda words: Soft(1, words), st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)
+    ),
+    st.builds(lambda length, name: Soft(length, "", name), st.integers(1, 9), NAMES),
+    st.just(Break()),
+    st.sampled_from(["system", "user", "assistant"]).map(Turn),
+)
+
+
+def one_id_once(pieces: list[Piece]) -> bool:
+    names = [piece for piece in pieces if isinstance(piece, Soft) and piece.name]
+    return len({piece.name for piece in names}) == len(set(names))
+
+
+@given(st.lists(PIECES, max_size=8).filter(one_id_once))
+def test_a_template_reads_back_as_it_was_written(pieces: list[Piece]) -> None:
+    made = joined(pieces)
+    if not str(made).startswith("*"):
+        assert parse(str(made)) == made
+
+
+@given(TEXTS)
+def test_any_text_is_a_template_or_a_users_mistake(text: str) -> None:
+    try:
+        made = parse(text)
+    except UserError:
+        return
+    assert parse(str(made)) == made or text.startswith("*")
+
+
+def wordpiece() -> Filler:
+    """A text of any signs, a mask and a text that is cut, each sign a token of its own."""
+    own = tokenizer("bert")
+    frame = Frame(own, "masked", (1,), (2,), (2,), None, ("<mask>", 4), 2, True)
+    return Filler(parse("{text:shorten} w1 {mask} . ‖ {text_pair:shorten} w2"), frame)
+
+
+@settings(max_examples=200)
+@given(TEXTS, TEXTS, st.integers(8, 20))
+def test_no_text_moves_the_mask_or_cuts_the_template(text: str, pair: str, room: int) -> None:
+    (filled,) = wordpiece().fill([{"text": text, "text_pair": pair}], room)
+    assert len(filled.ids) <= room
+    (place,) = filled.places
+    words = [token.id for token in filled.kept if token.owner in ("words", "special", "mask")]
+    assert filled.ids[place] == 4
+    assert words == [1, 9, 4, 6, 2, 10, 2]
+
+
+@given(TEXTS)
+def test_what_is_not_marked_is_never_cut(text: str) -> None:
+    filler = Filler(parse("{text} w1 {mask}"), wordpiece().frame)
+    (filled,) = filler.fill([{"text": text}], 1 << 20)
+    size = len(filled.ids)
+    assert not filled.shortened
+    if size > 4:
+        with pytest.raises(UserError, match=r"only fields that are marked are cut: write \{text:shorten\}"):
+            filler.fill([{"text": text}], size - 1)
+
+
+def test_the_longer_text_is_cut_first() -> None:
+    long, short = "w3 " * 20, "w4 w5 w6"
+    (filled,) = wordpiece().fill([{"text": long, "text_pair": short}], 14)
+    assert [token.id for token in filled.kept if token.owner == "field"].count(11) == 4
+    assert [token.id for token in filled.kept if token.owner == "field"][-3:] == [12, 13, 14]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a {text", "character 3: { is not closed"),
+        ("a } b", "character 3: } closes nothing"),
+        ("{text:lowr}", 'no filter "lowr"; did you mean "lower"?'),
+        ("x{}", "character 2: {} is empty"),
+        ("{mask:lower}", "has a filter; a mask has none"),
+        ("{soft:many}", "many is no number and no id"),
+        ('{"soft": 0}', '"soft": 0 is neither'),
+        ('{"sotf": 8}', 'no piece "sotf"'),
+        ('{"placeholder": "text_a", "post_processing": 1}', '"post_processing" beside "placeholder" cannot be read'),
+        ("{turn:bot}", "names no speaker"),
+        ("{soft:2,id=1} {soft:3,id=1}", "have one id"),
+        ("*cls**sent_0**label_0**mask*", r"\*label_0\* is of a demonstration"),
+        ("*cls**sent_2**mask*", "one text or two"),
+    ],
+)
+def test_a_mistake_is_named(text: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted if "\\" in wanted else None) as error:
+        parse(text)
+    assert wanted.replace("\\", "") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("*cls**sent_0*_It_was*mask*.*sep+*", "{text:shorten} It was{mask:space}."),
+        (
+            "*cls**sent-_0*?*mask*,*+sentl_1**sep+*",
+            "{text:drop_last:shorten}?{mask:space}, {text_pair:first_lower:shorten}",
+        ),
+        ("*cls**mask*:*+sent_0**sep+*", "{mask:space}: {text:shorten}"),
+        ("*cls**sent_0**sep+**sentu_1**mask**sep+*", "{text:shorten}‖{text_pair:first_upper:shorten}{mask:space}"),
+        ('{"placeholder": "text_a"} It was {"mask"}.', "{text:shorten} It was {mask}."),
+        ('{"soft": None, "duplicate": 3} {"meta": "source"} {"mask"}', "{soft:3} {source} {mask}"),
+        ('{"soft": "It was", "soft_id": 1} {"placeholder": "text_b", "shortenable": False}', None),
+        ("{meta.source}: {text} {mask}", "{source}: {text} {mask}"),
+    ],
+)
+def test_templates_of_other_libraries_are_read(theirs: str, ours: str | None) -> None:
+    assert str(parse(theirs)) == (ours or '{"soft": "It was", "id": "1"} {text_pair}')
+
+
+def test_fields_hold_braces_and_quotes_as_they_are() -> None:
+    rows = ['{mask} {"soft": 3}', "‖ {{", "\"'`{text}", "<mask> <mask>"]
+    random.Random(0).shuffle(rows)
+    for row in rows:
+        (filled,) = wordpiece().fill([{"text": row, "text_pair": row}], 200)
+        assert filled.places[0] == filled.ids.index(9) + 1
