@@ -83,14 +83,14 @@ def test_the_command_trains_in_two_processes_speaks_once_and_refuses_once(world:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops_all_and_one_process_goes_on(number: int, world: Path, tmp_path: Path) -> None:
-    file = _written(world, tmp_path / "run", "lora", max_steps=3000, eval_steps=3000, patience=0, save_steps=None)
+    file = _written(world, tmp_path / "run", "lora", max_steps=600, eval_steps=600, patience=0, save_steps=None)
     running = _launched("-m", "graftlm.cli.main", "fit", str(file))
     history = tmp_path / "run/history.jsonl"
     wait_for(lambda: history.exists() and history.stat().st_size > 0)
     os.kill(running.pid, number)
     assert running.communicate()[1].count("which is saved; go on with: graftlm fit --resume") == 1
     assert (tmp_path / "run/checkpoint.json").is_file()
-    assert graftlm.fit(resume=tmp_path / "run").steps == 3000
+    assert graftlm.fit(resume=tmp_path / "run").steps == 600
 
 
 def _one_of(count: int, place: int) -> Processes:
