@@ -24,15 +24,23 @@ class Rows:
     def mine(self) -> list[Row]:
         return [row for row in self.all if {key: row["job"][key] for key in self.settings} == self.settings]
 
-    def measured(self, job: Row, folder: Path) -> Row | None:
-        """A run's row: from the file, or run now and written; None where it failed, so that it is tried again."""
+    def measured(self, job: Row, folder: Path, model: str = "") -> Row | None:
+        """A run's row: from the file, or run now and written; None where it failed, so that it is tried again.
+
+        What runs it is told the data's `folder`, and the `model_path` where one is given; a row knows neither.
+        """
         job = json.loads(json.dumps(self.settings | job))
         for row in self.all:
             if row["job"] == job:
                 return row
         said = f"{job['set']} {job['label']} at {job['rate']:g}, seed {job['seed']}"
         print(said, end=": ", flush=True)
-        command = [sys.executable, str(self.script), "--one", json.dumps({**job, "folder": str(folder)})]
+        command = [
+            sys.executable,
+            str(self.script),
+            "--one",
+            json.dumps({**job, "folder": str(folder), "model_path": model}),
+        ]
         quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
         if done.returncode:

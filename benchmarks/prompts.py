@@ -1,0 +1,170 @@
+"""A prompt against a head, with LoRA and with full fine-tuning, from 16 examples a label, on a masked language model.
+
+    python benchmarks/prompts.py [--data ../shared/data] [--model ../shared/models/minilm-mlm] [--shots 16] [--seeds 5]
+    python benchmarks/prompts.py --templates    # how much the template matters on sst2
+
+Each seed draws its own training and validation set (`data.shots`), as LM-BFF does, and the runs are measured on the
+first of test. Steps, batch and rates are the same for both formulations. Rows are kept as `methods.py` keeps them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rows import Row, Rows, processor
+
+from graftlm.core.errors import UserError
+from graftlm.core.files import write_text
+
+ROOT = Path(__file__).parents[1]
+DRAWS = (13, 21, 42, 87, 100)
+RATES = {"lora": 2e-3, "full": 1e-4}
+TESTED = 1000
+FEELING = {"negative": "terrible", "positive": "great"}
+KINDS = {
+    "abbreviation": "abbreviation",
+    "description": "description",
+    "entity": "entity",
+    "human": "human",
+    "location": "location",
+    "number": "number",
+}
+PROMPTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "sst2": ("{text:shorten} It was {mask} .", FEELING),
+    "cr": ("{text:shorten} It was {mask} .", FEELING),
+    "trec": ("{mask} : {text:shorten}", KINDS),
+    "snli": (
+        "{premise:shorten} ? {mask} , {hypothesis}",
+        {"entailment": "yes", "neutral": "maybe", "contradiction": "no"},
+    ),
+    "rte": ("{sentence1:shorten} ? {mask} , {sentence2}", {"entailment": "yes", "not_entailment": "no"}),
+}
+TEMPLATES = (
+    "{text:shorten} It was {mask} .",
+    "{text:shorten} All in all , it was {mask} .",
+    "Just {mask} ! {text:shorten}",
+    "{text:shorten} {mask}",
+    "A {mask} one . {text:shorten}",
+    "{text:shorten} {soft:8} {mask} .",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the datasets' folder")
+    parser.add_argument("--model", default=str(ROOT.parent / "shared" / "models" / "minilm-mlm"))
+    parser.add_argument("--sets", nargs="+", default=list(PROMPTS), choices=list(PROMPTS), metavar="SET")
+    parser.add_argument("--shots", nargs="+", type=int, default=[16], help="examples a label")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--templates", action="store_true", help="several templates on sst2, with LoRA")
+    parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "prompts")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a run in a process of its own
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(json.loads(options.one))))
+        return 0
+    if not Path(options.model).is_dir():
+        raise UserError(f"there is no model in {options.model}; --model names a masked language model's folder")
+    options.to.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"model": Path(options.model).name, "steps": options.steps, "tested": TESTED}
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, Path(__file__))
+    for job in jobs(options):
+        rows.measured(job, options.data / job["set"], model=options.model)
+    write_text(options.to.with_suffix(".md"), report(rows.mine()))
+    print(f"{options.to.with_suffix('.md')}: written; {rows.failed} runs failed")
+    return 1 if rows.failed else 0
+
+
+def jobs(options: argparse.Namespace) -> list[Row]:
+    """All runs, seed after seed."""
+    found: list[Row] = []
+    for seed in range(options.seeds):
+        for shots in options.shots:
+            for name in ["sst2"] if options.templates else options.sets:
+                template, words = PROMPTS[name]
+                prompts = TEMPLATES if options.templates else (template, None)
+                for prompt in prompts:
+                    for method in ["lora"] if options.templates else list(RATES):
+                        kind = "head" if prompt is None else "prompt"
+                        job = {"set": name, "label": f"{kind} + {method}", "method": method, "rate": RATES[method]}
+                        found.append(job | {"seed": seed, "shots": shots, "template": prompt, "words": words})
+    return found
+
+
+def one(job: Row) -> Row:
+    """One run, in this process: its accuracy on the first of test."""
+    import graftlm
+    from graftlm.cli import hush
+
+    hush()
+    asked = {"prompt": {"template": job["template"], "verbalizer": job["words"]}} if job["template"] else {}
+    with tempfile.TemporaryDirectory() as work:
+        data = Path(work) / "data"
+        data.mkdir()
+        for split in ("train", "validation", "test"):
+            lines = (Path(job["folder"]) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+            kept = lines[:TESTED] if split == "test" else lines
+            (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+        run = graftlm.fit(
+            model=job["model_path"],
+            data={"path": str(data), "shots": job["shots"], "shots_seed": DRAWS[job["seed"]]},
+            out=f"{work}/run",
+            method={"name": job["method"]},
+            training={"learning_rate": job["rate"], "batch_size": 8, "max_steps": job["steps"]},
+            seed=job["seed"],
+            **asked,
+        )
+        tested = graftlm.evaluate(f"{work}/run", str(data), "test")
+    return {
+        "validation": run.metrics["accuracy"],
+        "score": tested.metrics["accuracy"],
+        "parameters": dict(run.parameters),
+        "seconds": round(run.seconds, 1),
+        "processor": processor(),
+    }
+
+
+def report(rows: Sequence[Row]) -> str:
+    """Tables of accuracies by shots, and of templates, over the draws."""
+    parts = [
+        "# Prompts and heads",
+        f"Accuracy on the first {TESTED:,} of test, mean ± standard deviation over draws of the training set (how many "
+        "in brackets); the weights that are best on a validation set of the same size. Made by "
+        "`python benchmarks/prompts.py`; every run is a line of the `.jsonl` beside it.",
+        f"Measured on {', '.join(sorted({row['processor'] for row in rows}))}.",
+    ]
+    usual = [row for row in rows if row["job"]["template"] in (None, PROMPTS[row["job"]["set"]][0])]
+    labels = sorted({row["job"]["label"] for row in usual})
+    lines = [["data", "a label", *labels], ["---"] * (len(labels) + 2)]
+    for name in PROMPTS:
+        for shots in sorted({row["job"]["shots"] for row in usual if row["job"]["set"] == name}):
+            own = [row for row in usual if (row["job"]["set"], row["job"]["shots"]) == (name, shots)]
+            cells = [_cell([row["score"] for row in own if row["job"]["label"] == label]) for label in labels]
+            lines.append([name, str(shots), *cells])
+    parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    lines = [["template on sst2, 16 a label, LoRA", "accuracy"], ["---", "---"]]
+    for template in TEMPLATES:
+        asked = (template, "sst2", 16, "lora")
+        keys = ("template", "set", "shots", "method")
+        scores = [row["score"] for row in rows if tuple(row["job"][key] for key in keys) == asked]
+        lines += [[f"`{template}`", _cell(scores)]] if scores else []
+    parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(scores: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.3f}{spread} ({len(scores)})" if scores else ""
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
