@@ -2,7 +2,7 @@
 
 from graftlm.prompts._filling import Filled, Filler, Token
 from graftlm.prompts._parsing import parse
-from graftlm.prompts._prompt import Prompt, bound, filler_of, value_of, words_of
+from graftlm.prompts._prompt import Opening, Prompt, bound, filler_of, opened, value_of, words_of
 from graftlm.prompts._reading import all_rows, read
 from graftlm.prompts._template import PAIR, TARGET, TEXT, Template
 from graftlm.prompts._verbalizer import PACKAGE, Verbalizer
@@ -14,6 +14,7 @@ __all__ = [
     "TEXT",
     "Filled",
     "Filler",
+    "Opening",
     "Prompt",
     "Template",
     "Token",
@@ -21,6 +22,7 @@ __all__ = [
     "all_rows",
     "bound",
     "filler_of",
+    "opened",
     "parse",
     "read",
     "value_of",
