@@ -106,6 +106,9 @@ def opened(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Op
     """A run's prompt where the task writes texts. `first`: how many virtual tokens its method has in front."""
     if config.verbalizer:
         raise UserError("prompt.verbalizer is for labels, and this task writes texts; leave it out")
+    if config.calibration is not None or config.mlm_weight:
+        name = "calibration" if config.calibration is not None else "mlm_weight"
+        raise UserError(f"prompt.{name} is for labels, and this task writes texts; leave it out")
     whole, frame, chat_template = framed(config, tokenizer, sites, asked=False)
     template = check_target(whole)
     soft = soft_pieces(Lexicon(template, frame, sites), config.soft, first)
