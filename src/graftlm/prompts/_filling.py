@@ -140,7 +140,7 @@ class Filler:
         ]
 
     def _token(self, token: int, span: tuple[int, int], run: _Run) -> Token:
-        """A token is a field's where all its characters are, but for a space before them, and a mask where it is one."""
+        """A token is a field's where all its characters are, save a space before them, and a mask where it is one."""
         start, stop = span
         written = run.text[start:stop]
         if written.strip():
