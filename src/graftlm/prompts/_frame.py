@@ -100,8 +100,8 @@ def check_target(template: Template) -> Template:
     *before, last = template.pieces or (None,)
     if template.masks or last != Field(TARGET) or None in before:
         raise UserError(
-            f'template "{template}" does not end with {{target}}, where the model writes; "{{text}} Summary: {{target}}" '
-            "would work"
+            f'template "{template}" does not end with {{target}}, where the model writes, as in '
+            '"{text} Summary: {target}"'
         )
     opening = joined([piece for piece in before if piece is not None])
     if TARGET in opening.fields:

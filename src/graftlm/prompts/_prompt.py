@@ -130,7 +130,10 @@ def framed(
 
 def filler_of(config: PromptConfig, tokenizer: Any, sites: Sites) -> Filler:
     """What fills a template, of a model whose weights need not be there; its virtual tokens are numbered from 0."""
+    if not parse(config.template).masks:
+        return opened(config.model_copy(update={"verbalizer": {}}), tokenizer, sites, 0).filler
     template, frame, _ = framed(config, tokenizer, sites)
+    check_mask(template, frame)
     soft = soft_pieces(Lexicon(template, frame, sites), config.soft, 0)
     return Filler(template, frame, soft.slots)
 

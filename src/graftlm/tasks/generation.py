@@ -175,6 +175,7 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
         return turn(_templates.render(options.prompt, values))
 
     values = [_prompted.values_of(example, options.prompt) for example in examples]
+    where = "" if reading.fill is not None else " at their longest field"
     if reading.fill is not None:
         found, cut = reading.fill(values, room)
     else:
@@ -194,7 +195,7 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
             )
         long.append(place)
     rows = [Features(ids, None, answer=right.get(place)) for place, ids in enumerate(found)]
-    notes = [f"{cut} prompts are longer than {room} tokens and were cut"] if cut else []
+    notes = [f"{cut} prompts are longer than {room} tokens and were cut{where}"] if cut else []
     if long:
         notes.append(
             f"{len(long)} targets have more than task.max_new_tokens = {options.max_new_tokens} tokens: they have no "
