@@ -92,6 +92,10 @@ def test_gpt2_is_asked_behind_its_last_word_and_not_behind_a_space() -> None:
     (filled,) = Filler(own.template, own.frame).fill([{"text": "great"}], 30)
     assert own.tokenizer.convert_ids_to_tokens(filled.ids) == ["great", "ĠIt", "Ġwas"]
     assert filled.places == [2]
+    own = lexicon(byte_level(False), "gpt2", "It was {text:shorten} {mask}")
+    (filled,) = Filler(own.template, own.frame).fill([{"text": "great great"}], 3)
+    assert own.tokenizer.convert_ids_to_tokens(filled.ids) == ["It", "Ġwas", "Ġgreat"]
+    assert [token.owner for token in filled.tokens] == ["words", "words", "field", "field"]
 
 
 @pytest.mark.parametrize("scheme", ["always", "first"])

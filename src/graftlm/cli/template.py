@@ -28,7 +28,7 @@ def template(
 
     \b
     Example:
-      graftlm template '{text:shorten} It was {mask}.' --model smollm2 --text "A fine day"
+      graftlm template '{text:shorten} It was {mask}' --model smollm2 --text "A fine day"
       graftlm template '{text:shorten} {soft:2} It was {mask}' --model smollm2 --data examples/data/tweets
     """
     from graftlm.cli._console import ConsoleReporter, hush

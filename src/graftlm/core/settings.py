@@ -74,7 +74,8 @@ def _line(value: Any) -> Any:
 
 class PromptConfig(Config):
     """The prompt formulation: `template`, as "{text} It was {mask}.", and `verbalizer`, the words of each label, as
-    {"positive": "great", "negative": ["terrible", "bad"]}, or {"name": "manual", "words": …} with its options.
+    {"positive": "great", "negative": ["terrible", "bad"]}, or {"name": "manual", "words": …} with its options. A task
+    that writes texts has none, and a template as "{text} Summary: {target}".
 
     `soft`: the method that makes the template's virtual tokens, by name or with options, as {name: ptuning}.
     `chat_template`: how turns are written, the tokenizer's own by default. `aliases`, other names of text and
@@ -84,7 +85,7 @@ class PromptConfig(Config):
     """
 
     template: Annotated[Name, BeforeValidator(_line)]
-    verbalizer: Mapping[str, Any] = Field(min_length=1)
+    verbalizer: Mapping[str, Any] = {}
     soft: Mapping[str, Any] = {"name": "prompt-tuning"}
     chat_template: str | None = None
     aliases: Mapping[str, str] = {}

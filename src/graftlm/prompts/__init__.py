@@ -7,7 +7,7 @@ from graftlm.prompts._interpolation import interpolated, mixture_loss
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._multi_mask import Rule, Slots, slot_scores
 from graftlm.prompts._parsing import parse
-from graftlm.prompts._prompt import Prompt, bound, filler_of, value_of, words_of
+from graftlm.prompts._prompt import Opening, Prompt, bound, filler_of, opened, value_of, words_of
 from graftlm.prompts._reading import all_rows, read
 from graftlm.prompts._seen import Seen
 from graftlm.prompts._template import PAIR, TARGET, TEXT, Template
@@ -21,6 +21,7 @@ __all__ = [
     "Filled",
     "Filler",
     "Lexicon",
+    "Opening",
     "Prompt",
     "Rule",
     "Seen",
@@ -38,6 +39,7 @@ __all__ = [
     "interpolated",
     "mixture_loss",
     "needs",
+    "opened",
     "parse",
     "read",
     "slot_scores",

@@ -140,8 +140,11 @@ class Filler:
         ]
 
     def _token(self, token: int, span: tuple[int, int], run: _Run) -> Token:
-        """A token is a field's where all its characters are, and a mask where it is the mask's and stands for one."""
+        """A token is a field's where all its characters are, save a space before them, and a mask where it is one."""
         start, stop = span
+        written = run.text[start:stop]
+        if written.strip():
+            start += len(written) - len(written.lstrip())
         for first, last, piece, owner in run.spans:
             if owner == "mask" and start < last and first < stop and self.frame.mask and token == self.frame.mask[1]:
                 return Token(token, "mask")

@@ -19,7 +19,7 @@ from graftlm.sites import Tensors
 
 def needs(config: PromptConfig) -> str:
     """What a prompt's verbalizer is found in: "texts", texts with their "labels", or nothing, ""."""
-    return _module(config.verbalizer).NEEDS
+    return _module(config.verbalizer).NEEDS if config.verbalizer else ""
 
 
 def find(given: Mapping[str, Any], labels: Sequence[str], lexicon: Lexicon, seen: Seen) -> dict[str, Any]:

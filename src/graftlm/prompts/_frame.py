@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graftlm.core.errors import UserError
-from graftlm.prompts._template import Mask, Template, Words
+from graftlm.prompts._template import TARGET, Field, Mask, Template, Words, joined
 from graftlm.sites import Sites
 
 Kind = Literal["masked", "causal", "sentinel", "denoising"]
@@ -36,9 +36,10 @@ class Frame:
     spaced: bool
 
 
-def frame_of(tokenizer: Any, sites: Sites, *, bare: bool = False) -> Frame:
-    """A model's way. `bare`: the text has its special tokens in it, as a chat template writes them."""
-    kind, mask = _asked(tokenizer, sites)
+def frame_of(tokenizer: Any, sites: Sites, *, bare: bool = False, asked: bool = True) -> Frame:
+    """A model's way. `bare`: the text has its special tokens in it, as a chat template writes them. `asked`: for one
+    word at a mask, and not for a text."""
+    kind, mask = _asked(tokenizer, sites) if asked else ("sentinel" if _two_stacks(sites) else "causal", None)
     one, two = tokenizer("a"), tokenizer("a", "a")
     typed = "token_type_ids" in tokenizer.model_input_names and kind == "masked"
     owners, ids = two.sequence_ids(0), two["input_ids"]
@@ -64,7 +65,7 @@ def frame_of(tokenizer: Any, sites: Sites, *, bare: bool = False) -> Frame:
 
 
 def _asked(tokenizer: Any, sites: Sites) -> tuple[Kind, tuple[str, int] | None]:
-    if sites.encoder_decoder or bool(getattr(sites.config, "is_encoder_decoder", False)):
+    if _two_stacks(sites):
         if SENTINEL in tokenizer.get_vocab():
             return "sentinel", (SENTINEL, int(tokenizer.convert_tokens_to_ids(SENTINEL)))
         if tokenizer.mask_token_id is not None:
@@ -80,6 +81,10 @@ def _asked(tokenizer: Any, sites: Sites) -> tuple[Kind, tuple[str, int] | None]:
     return "causal", None
 
 
+def _two_stacks(sites: Sites) -> bool:
+    return sites.encoder_decoder or bool(getattr(sites.config, "is_encoder_decoder", False))
+
+
 def _has_mlm_head(sites: Sites) -> bool:
     return type(sites.model).__name__.endswith("MaskedLM")
 
@@ -88,6 +93,20 @@ def _spaced(tokenizer: Any) -> bool:
     """Whether a text's first word is the same token as after a space."""
     ids = tokenizer(["a", "a a"], add_special_tokens=False)["input_ids"]
     return bool(ids[0]) and ids[0][-1] == ids[1][-1]
+
+
+def check_target(template: Template) -> Template:
+    """What stands before {target}; refuses a template that does not end with it, or has a mask."""
+    *before, last = template.pieces or (None,)
+    if template.masks or last != Field(TARGET) or None in before:
+        raise UserError(
+            f'template "{template}" does not end with {{target}}, where the model writes, as in '
+            '"{text} Summary: {target}"'
+        )
+    opening = joined([piece for piece in before if piece is not None])
+    if TARGET in opening.fields:
+        raise UserError(f'template "{template}" has {{target}} twice; it stands at the end')
+    return opening
 
 
 def check_mask(template: Template, frame: Frame) -> None:

@@ -9,7 +9,7 @@ from graftlm.core.example import Example
 from graftlm.core.settings import PromptConfig
 from graftlm.prompts._chat import chat_template_of, spoken
 from graftlm.prompts._filling import Filled, Filler
-from graftlm.prompts._frame import Frame, check_mask, frame_of
+from graftlm.prompts._frame import Frame, check_mask, check_target, frame_of
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._parsing import parse
 from graftlm.prompts._soft import soft_pieces
@@ -60,6 +60,8 @@ def bound(
     `scored`: the verbalizer's words stand for numbers, between which a score is interpolated. `reads` stands in place
     of the verbalizer that the config names.
     """
+    if not config.verbalizer:
+        raise UserError('option prompt.verbalizer is missing; it has the words of each label, as {"positive": "great"}')
     template, frame, chat_template = framed(config, tokenizer, sites)
     check_mask(template, frame)
     _check_options(config, frame, scored)
@@ -86,18 +88,52 @@ def _check_options(config: PromptConfig, frame: Frame, scored: bool) -> None:
         raise UserError("prompt.mlm_weight needs a masked model, as bert or roberta, and this one is none")
 
 
-def framed(config: PromptConfig, tokenizer: Any, sites: Sites) -> tuple[Template, Frame, str | None]:
+@dataclass(frozen=True)
+class Opening:
+    """What stands before {target}, where the model writes; `act` and `config` as a prompt's."""
+
+    filler: Filler
+    act: Tokens | None
+    config: PromptConfig
+
+    def fill(self, values: Sequence[Mapping[str, str]], room: int) -> tuple[list[list[int]], int]:
+        """Each row's ids, at most `room`, and how many rows were cut."""
+        filled = self.filler.fill(values, room)
+        return [row.ids for row in filled], sum(row.shortened for row in filled)
+
+
+def opened(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Opening:
+    """A run's prompt where the task writes texts. `first`: how many virtual tokens its method has in front."""
+    if config.verbalizer:
+        raise UserError("prompt.verbalizer is for labels, and this task writes texts; leave it out")
+    if config.calibration is not None or config.mlm_weight:
+        name = "calibration" if config.calibration is not None else "mlm_weight"
+        raise UserError(f"prompt.{name} is for labels, and this task writes texts; leave it out")
+    whole, frame, chat_template = framed(config, tokenizer, sites, asked=False)
+    template = check_target(whole)
+    soft = soft_pieces(Lexicon(template, frame, sites), config.soft, first)
+    stored = config.model_copy(update={"soft": dict(soft.stored), "chat_template": chat_template})
+    return Opening(Filler(template, frame, soft.slots), soft.act, stored)
+
+
+def framed(
+    config: PromptConfig, tokenizer: Any, sites: Sites, *, asked: bool = True
+) -> tuple[Template, Frame, str | None]:
     """The template with its turns written out, how the model takes it, and the chat template, if it has turns."""
     template = parse(config.template)
     if not template.turns:
-        return template, frame_of(tokenizer, sites), None
+        return template, frame_of(tokenizer, sites, asked=asked), None
     chat_template = chat_template_of(tokenizer, config.chat_template)
-    return spoken(template, tokenizer, chat_template), frame_of(tokenizer, sites, bare=True), chat_template
+    spoken_frame = frame_of(tokenizer, sites, bare=True, asked=asked)
+    return spoken(template, tokenizer, chat_template), spoken_frame, chat_template
 
 
 def filler_of(config: PromptConfig, tokenizer: Any, sites: Sites) -> Filler:
     """What fills a template, of a model whose weights need not be there; its virtual tokens are numbered from 0."""
+    if not parse(config.template).masks:
+        return opened(config.model_copy(update={"verbalizer": {}}), tokenizer, sites, 0).filler
     template, frame, _ = framed(config, tokenizer, sites)
+    check_mask(template, frame)
     soft = soft_pieces(Lexicon(template, frame, sites), config.soft, 0)
     return Filler(template, frame, soft.slots)
 

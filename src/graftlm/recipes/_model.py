@@ -17,7 +17,7 @@ from graftlm.core.reporter import Reporter
 from graftlm.core.settings import HeadConfig, PromptConfig
 from graftlm.kernels.cross_entropy import UNREAD
 from graftlm.methods import MethodConfig, acts, attach
-from graftlm.prompts import Prompt, bound
+from graftlm.prompts import Opening, Prompt, bound, opened
 from graftlm.recipes._asking import asked, without_prompt
 from graftlm.recipes._auxiliary import beside
 from graftlm.recipes._bottom import Bottom
@@ -66,6 +66,7 @@ class TaskModel:
     cache: Path | None = None
     kernels: Mapping[str, Any] = field(default_factory=dict)
     bottom: Bottom | None = None
+    prompts: Mapping[str, Prompt | Opening] = field(default_factory=dict)
 
     @property
     def speaker(self) -> Speaker | None:
@@ -94,21 +95,30 @@ class TaskModel:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
         length = max_length or limit
         if isinstance(self.head, PromptHead):
-            return self.head.encode(examples, run, length)
+            found = self.head.encode(examples, run, length)
+            self._check_words(found.rows, run)
+            return found
         if self.task.HEAD != "text":
             reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
             if self.speaker is not None:
                 reading = replace(reading, end=self.speaker.end, apart=self.attached.sites.encoder_decoder)
-            found: Encoded = self.task.encode(examples, reading, self.problem)
+            if isinstance(opening := self.prompts.get(run), Opening):
+                reading = replace(reading, fill=opening.fill)
+            found = self.task.encode(examples, reading, self.problem)
         else:
             rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)
             notes = (f"{cut} texts are longer than {length} tokens and were cut",) if cut else ()
             found = Encoded(examples, rows, range(len(rows)), notes=notes)
-        self._check_words(max((max((*row.ids, *(row.answer or ()))) for row in found.rows), default=0))
+        self._check_words(found.rows, run)
         return found
 
-    def _check_words(self, highest: int) -> None:
+    def _check_words(self, rows: Sequence[Features], run: str) -> None:
         """Refuses a tokenizer of another model: its ids would be taken for virtual tokens."""
+        prompt = self.prompts.get(run)
+        own = {slot for slots in prompt.filler.slots.values() for slot in slots} if prompt is not None else set()
+        highest = max(
+            (token for row in rows for token in (*row.ids, *(row.answer or ())) if token not in own), default=0
+        )
         if highest >= self.attached.sites.vocabulary:
             word = self.base.tokenizer.convert_ids_to_tokens(highest)
             raise UserError(
@@ -289,10 +299,11 @@ def build(
     beside = {run: [prompt.act] for run, prompt in asked.items() if prompt.act is not None}
     attached = attach(base.model, methods, seeds=seeds, tokenizer=base.tokenizer, missing=base.missing, beside=beside)
     outputs = problem.module.outputs(problem)
-    if asked:
-        made = PromptHead(attached, asked, outputs)
+    worded = {run: prompt for run, prompt in asked.items() if isinstance(prompt, Prompt)}
+    if worded:
+        made = PromptHead(attached, worded, outputs)
         if trains:
-            must_train_prompts(attached, asked)
+            must_train_prompts(attached, worded)
     elif problem.base_head is not None:
         made = LanguageHead(attached, head)
         problem = _speaking(problem, base, attached)
@@ -304,9 +315,8 @@ def build(
     else:
         made = SequenceHead(attached, head, outputs, base.missing)
     virtual = {run: virtual_of(attached, run) for run in methods}
-    return TaskModel(
-        base, attached, made, problem, virtual, {run: room_for(base, attached, run) for run in methods}, size
-    )
+    limits = {run: room_for(base, attached, run) for run in methods}
+    return TaskModel(base, attached, made, problem, virtual, limits, size, prompts=asked)
 
 
 def _bound(
@@ -315,12 +325,15 @@ def _bound(
     problem: Problem,
     head: HeadConfig,
     prompts: Mapping[str, PromptConfig],
-) -> dict[str, Prompt]:
+) -> Mapping[str, Prompt | Opening]:
     """Each run's template and verbalizer on this model, which nothing is attached to yet."""
     check_formulation(problem, head)
     sites, scored = base.sites(), problem.module.READS == "score"
+    front = {run: in_front(acts(methods[run], sites)) for run in prompts}
+    if problem.base_head == "lm":
+        return {run: opened(prompt, base.tokenizer, sites, front[run]) for run, prompt in prompts.items()}
     return {
-        run: bound(prompt, problem.labels, base.tokenizer, sites, in_front(acts(methods[run], sites)), scored=scored)
+        run: bound(prompt, problem.labels, base.tokenizer, sites, front[run], scored=scored)
         for run, prompt in prompts.items()
     }
 

@@ -43,6 +43,8 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "ru
     elif isinstance(model.head, PromptHead):
         kind, paths = _prompted(model.head, run), {}
     elif isinstance(model.head, LanguageHead) and model.task.HEAD == "lm":
+        if run in model.prompts and model.prompts[run].act is not None:
+            raise NoWordsError("PEFT has no words for virtual tokens in a template")
         kind, paths = "SEQ_2_SEQ_LM" if sites.encoder_decoder else "CAUSAL_LM", {}
     else:
         kind, paths = _token_paths(form, model)

@@ -1,6 +1,7 @@
 """The prompt formulation: examples in a template, and labels read off the words that the model's own LM head says."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -9,8 +10,8 @@ from torch.nn import functional
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.core.settings import HeadConfig
-from graftlm.prompts import Prompt, Seen, all_rows, empty_texts, interpolated, mixture_loss, read, start
+from graftlm.core.settings import HeadConfig, PromptConfig
+from graftlm.prompts import TARGET, Prompt, Seen, all_rows, empty_texts, interpolated, mixture_loss, parse, read, start
 from graftlm.sites import Attached, Bank
 from graftlm.tasks import Encoded, Features, Problem, collate, read_places
 
@@ -136,11 +137,24 @@ def _wide(x: Tensor) -> Tensor:
 
 def check_formulation(problem: Problem, head: HeadConfig) -> None:
     """Refuses a task that has no prompt formulation, and options of a head that it has no use for."""
-    if problem.module.READS not in ("class", "score"):
-        raise UserError(f'the task "{problem.task}" has no prompt formulation; classification and regression have one')
+    if problem.module.READS not in ("class", "score") and problem.base_head != "lm":
+        raise UserError(
+            f'the task "{problem.task}" has no prompt formulation; classification, regression and generation have one'
+        )
     if head != HeadConfig():
         name = "pooling" if head.pooling != "default" else "dropout"
         raise UserError(f"head.{name} = {getattr(head, name)}, but a prompt is read by the model's own LM head")
+
+
+def asking_for(problem: Problem, config: PromptConfig) -> Problem:
+    """A task that writes texts, with its rows read as a template has fields for."""
+    if problem.base_head != "lm":
+        return problem
+    options = problem.options
+    if options.prompt != type(options)().prompt or options.chat:
+        raise UserError("task.prompt and task.chat are the task's own, and prompt.template stands in their place")
+    names = [name for name in parse(config.template).fields if name != TARGET]
+    return replace(problem, options=options.model_copy(update={"prompt": " ".join(f"{{{name}}}" for name in names)}))
 
 
 def must_train(attached: Attached, prompts: Mapping[str, Prompt]) -> None:

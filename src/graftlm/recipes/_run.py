@@ -17,7 +17,7 @@ from graftlm.prompts import Seen, needs, parse
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel, build
 from graftlm.recipes._peft import method_form, run_form
-from graftlm.recipes._prompt_head import PromptHead, check_formulation
+from graftlm.recipes._prompt_head import PromptHead, asking_for, check_formulation
 from graftlm.recipes._seen import drawn, look, words_said
 from graftlm.recipes._signals import Stopping
 from graftlm.recipes._speed import choose_kernels, keep_bottom
@@ -86,6 +86,7 @@ def read(
     _known_optimizer(config)
     if config.prompt is not None:
         check_formulation(problem, config.head)
+        problem = asking_for(problem, config.prompt)
     if data is None:
         data = tasks.load(config.data, problem, splits=("train", "validation"), fields=fields or fields_of(config))
         for note in data.notes:

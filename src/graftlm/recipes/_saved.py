@@ -16,7 +16,6 @@ from graftlm.core.reporter import Reporter
 from graftlm.recipes._cut import remembered
 from graftlm.recipes._folder import RunFolder
 from graftlm.recipes._origin import peak_memory
-from graftlm.recipes._prompt_head import PromptHead
 from graftlm.recipes._run import Job
 from graftlm.recipes._watched import shrinking
 from graftlm.recipes.predict import problem_of
@@ -95,7 +94,7 @@ def _card(job: Job, best: Mapping[str, float]) -> Card:
         pair=data.pair,
         method={"name": stored.method, **stored.model_dump(mode="json")},
         head=config.head.model_dump(mode="json"),
-        prompt=model.head.prompts[job.run.name].config if isinstance(model.head, PromptHead) else None,
+        prompt=model.prompts[job.run.name].config if job.run.name in model.prompts else None,
         model=config.model,
         fingerprint=model.base.fingerprint,
         max_length=job.max_length,

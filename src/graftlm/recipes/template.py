@@ -63,7 +63,7 @@ def _lines(filled: Filled, filler: Filler, room: int) -> list[str]:
     )
     lines = [f"{len(filled.kept)} tokens of at most {room}; {cut} cut; {soft} virtual"]
     if not filler.template.masks:
-        return [*lines, "no {mask}: nothing is asked"]
+        return [*lines, "the model writes behind it"]
     places = ", ".join(map(str, filled.places))
     where = {
         "masked": f"the mask is at {places}",

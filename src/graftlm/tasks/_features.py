@@ -1,6 +1,6 @@
 """Texts to token ids, and ids to padded batches with each run's virtual tokens in front."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,8 @@ class Reading:
 
     `causal`: its last token has seen the whole row, its first one nothing. `strict`: an example that cannot be learned
     from is an error, and not only counted. `end` is the token that ends what the model writes, `apart` whether it
-    reads a prompt by an encoder, and so has as many tokens again for what it writes.
+    reads a prompt by an encoder, and so has as many tokens again for what it writes. `fill`, where there is one, makes
+    prompts of fields in place of the task's own template: their ids within so much room, and how many were cut.
     """
 
     tokenizer: Any
@@ -51,6 +52,7 @@ class Reading:
     strict: bool = False
     end: int = 0
     apart: bool = False
+    fill: Callable[[Sequence[Mapping[str, str]], int], tuple[list[list[int]], int]] | None = None
 
 
 @dataclass(frozen=True)

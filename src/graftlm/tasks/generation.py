@@ -175,7 +175,11 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
         return turn(_templates.render(options.prompt, values))
 
     values = [_prompted.values_of(example, options.prompt) for example in examples]
-    found, cut = _prompted.prompts(values, rendered, reading, room, options.chat)
+    where = "" if reading.fill is not None else " at their longest field"
+    if reading.fill is not None:
+        found, cut = reading.fill(values, room)
+    else:
+        found, cut = _prompted.prompts(values, rendered, reading, room, options.chat)
     learned = [place for place, example in enumerate(examples) if "target" in example.meta]
     answers = _prompted.targets([examples[place].meta["target"] for place in learned], reading)
     right: dict[int, list[int]] = {}
@@ -191,7 +195,7 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
             )
         long.append(place)
     rows = [Features(ids, None, answer=right.get(place)) for place, ids in enumerate(found)]
-    notes = [f"{cut} prompts are longer than {room} tokens and were cut at their longest field"] if cut else []
+    notes = [f"{cut} prompts are longer than {room} tokens and were cut{where}"] if cut else []
     if long:
         notes.append(
             f"{len(long)} targets have more than task.max_new_tokens = {options.max_new_tokens} tokens: they have no "
