@@ -83,7 +83,7 @@ def step_of_words(options: Any) -> Callable[[], object]:
     from graftlm.checkpoint import load_base
     from graftlm.core.settings import HeadConfig, PromptConfig
     from graftlm.methods import parse
-    from graftlm.recipes._model import build
+    from graftlm.recipes._building import build
     from graftlm.tasks import Problem
 
     base = load_base(options.model, head="own")

@@ -16,7 +16,7 @@ from graftlm.core.example import Example
 from graftlm.core.reporter import Silent
 from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
-from graftlm.recipes._model import build
+from graftlm.recipes._building import build
 from graftlm.tasks import Encoded, Features, load, parse, task
 from reliability.runs import Killed, Killing, left
 from test_task_families import METHODS, words

@@ -16,7 +16,7 @@ from graftlm.checkpoint import load_base
 from graftlm.core.reporter import Silent
 from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
-from graftlm.recipes._model import build
+from graftlm.recipes._building import build
 from graftlm.tasks import Features, load, parse
 from reliability.runs import Killed, Killing, left
 

@@ -14,7 +14,8 @@ from graftlm.core.example import Example
 from graftlm.core.settings import HeadConfig, PromptConfig
 from graftlm.methods import parse as method_of
 from graftlm.prompts import read
-from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._building import build
+from graftlm.recipes._model import TaskModel
 from graftlm.tasks import parse as task_of
 from prompts.models import WORDS, rows, saved, write
 from test_task_families import METHODS as BASIC

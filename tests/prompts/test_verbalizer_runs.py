@@ -19,7 +19,8 @@ from graftlm.methods import parse as method_of
 from graftlm.prompts import interpolated
 from graftlm.recipes._asking import asked
 from graftlm.recipes._auxiliary import masked_rows
-from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._building import build
+from graftlm.recipes._model import TaskModel
 from graftlm.recipes.zero_shot import evaluate
 from graftlm.tasks import Features
 from graftlm.tasks import parse as task_of

@@ -14,8 +14,9 @@ from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import FitConfig, PromptConfig
 from graftlm.prompts import Seen, needs, parse
+from graftlm.recipes._building import build
 from graftlm.recipes._cached import default_folder
-from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._model import TaskModel
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._prompt_head import PromptHead, asking_for, check_formulation
 from graftlm.recipes._seen import drawn, look, words_said

@@ -12,7 +12,7 @@ from graftlm.checkpoint import load_tensors, save_peft
 from graftlm.core.errors import UserError
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
-from graftlm.recipes._model import build
+from graftlm.recipes._building import build
 from graftlm.recipes._peft import with_head
 from graftlm.recipes.predict import RUN, opened, problem_of
 

@@ -12,7 +12,8 @@ from graftlm.checkpoint import Base, Card, load_base, load_peft, save_adapter
 from graftlm.core.errors import UserError
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
-from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._building import build
+from graftlm.recipes._model import TaskModel
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes.predict import RUN
 from graftlm.sites import Tokens

@@ -14,7 +14,8 @@ from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.prompts import parse
-from graftlm.recipes._model import TaskModel, build
+from graftlm.recipes._building import build
+from graftlm.recipes._model import TaskModel
 from graftlm.recipes._peft import with_head
 from graftlm.tasks import Encoded, Problem
 

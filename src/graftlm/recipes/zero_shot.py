@@ -9,7 +9,7 @@ from graftlm.core.records import Evaluation
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig, HeadConfig, PromptConfig
 from graftlm.prompts import needs, parse, words_of
-from graftlm.recipes._model import build
+from graftlm.recipes._building import build
 from graftlm.recipes._prompt_head import PromptHead
 from graftlm.recipes._seen import drawn, look
 from graftlm.recipes.predict import OWN, RUN
