@@ -72,7 +72,7 @@ def test_short_progress_leaves_no_line(capfd: pytest.CaptureFixture[str]) -> Non
 def test_progress_on_a_terminal_is_a_bar() -> None:
     reporter = _on_a_terminal()
     with reporter.progress("fit", 3) as bar:
-        bar.advance(3, loss=0.5, note="[x]")
+        bar.advance(3, loss=0.5, note="[x]", examples=24)
     shown = _shown(reporter.err)
     assert all(part in shown for part in ("fit", "3/3", "loss 0.5", "note [x]", "examples/s"))
 
