@@ -176,7 +176,7 @@ def _index(table: dict[str, dict[str, Any]]) -> str:
         _table(["name", "method", "acts by", "trains", "stores", "mergeable", "paper"], rows),
     ]
     if (DOCS / "results.md").exists():
-        parts.append("[Results](results.md): every method on 1,000 examples of three data sets.")
+        parts.append("[Results](results.md): what was measured, with the commands.")
     return "\n\n".join(parts) + "\n"
 
 
