@@ -11,16 +11,14 @@ import argparse
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rows import Row, Rows, processor
+from rows import Row, Rows, ended, processor
 
-from graftlm.core.errors import UserError
 from graftlm.core.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -207,8 +205,4 @@ def report(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

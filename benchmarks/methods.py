@@ -13,7 +13,6 @@ benchmark may be killed and started anew.
 import argparse
 import json
 import random
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from rates import Entry, entries
 from report import best_rate, of, report
-from rows import Row, Rows, processor
+from rows import Row, Rows, ended, processor
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import write_text
@@ -177,8 +176,4 @@ def one(job: Row) -> Row:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

@@ -10,12 +10,11 @@ first of test. Steps, batch and rates are the same for both formulations. Rows a
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rows import Row, Rows, processor
+from rows import Row, Rows, ended, processor
 
 from graftlm.core.errors import UserError
 from graftlm.core.files import write_text
@@ -163,8 +162,4 @@ def _cell(scores: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

@@ -5,9 +5,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from graftlm.core.errors import UserError
 from graftlm.core.files import write_jsonl
 
 Row = dict[str, Any]
@@ -62,3 +64,12 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def ended(main: Callable[[], int]) -> NoReturn:
+    """Runs a benchmark and ends with its code, or with 2 and a line for a mistake of its user's."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
