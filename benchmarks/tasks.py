@@ -3,9 +3,9 @@
     python benchmarks/tasks.py [--data ../shared/data] [--tasks tagging spans] [--steps 30] [--rounds 5]
 
 Theirs is what the guides of Transformers show: a collator that pads each batch for tagging, rows padded to 384 tokens
-for questions, batches in random order. Both sides have the same rows of at most the same length, the same LoRA (rank 8
-on queries and values) and the same batch size, and take turns; the medians of rows a second are compared. The first
-round warms both sides up and is not counted.
+for questions, batches in random order, the base's dropout on, which ours has off. Both sides have the same rows of at
+most the same length, the same LoRA (rank 8 on queries and values) and the same batch size, run in one process and take
+turns; the medians of rows a second are compared. The first round warms both sides up and is not counted.
 """
 
 import argparse

@@ -91,7 +91,7 @@ def test_the_examples_work_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The first of each command in the order of the help, from the project's folder; only the steps of training are
-    fewer. What prompts show besides is run on a small model in tests/prompts."""
+    fewer. Where a command shows a second one, with a prompt, that is not run."""
     (tmp_path / "examples").symlink_to(Path(__file__).parents[2] / "examples")
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
