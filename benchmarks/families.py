@@ -31,13 +31,13 @@ ENCODER = {
 }
 DECODER = {FEW: ({}, 0.0), "lora": ({"name": "lora", "rank": 8, "sites": "all-linear"}, 1e-3)}
 SETS: dict[str, Row] = {
-    "ud_ewt_pos": {"task": {"name": "tagging"}, "columns": {"tags": "upos"}, "metric": "accuracy", "epochs": 2},
-    "btc_ner": {"task": {"name": "tagging"}, "columns": {"tags": "ner_tags"}, "metric": "f1", "epochs": 4},
-    "mrpc": {"task": {"name": "classification"}, "columns": {}, "metric": "accuracy", "epochs": 4},
+    "ud_ewt_pos": {"task": {"name": "tagging"}, "columns": {"tags": "upos"}, "metric": "accuracy", "epochs": 1},
+    "btc_ner": {"task": {"name": "tagging"}, "columns": {"tags": "ner_tags"}, "metric": "f1", "epochs": 3},
+    "mrpc": {"task": {"name": "classification"}, "columns": {}, "metric": "accuracy", "epochs": 3},
     "ewt_spelling": {"task": {"name": "spelling"}, "columns": {}, "metric": "f1", "epochs": 10},
-    "squad_wiki": {"task": {"name": "spans"}, "columns": {}, "metric": "f1", "epochs": 3},
-    "e2e_nlg": {"task": {"prompt": "{mr} =>", "target": "{target}"}, "metric": "bleu", "epochs": 2},
-    "multi30k_en_de": {"task": {"prompt": "English: {en} German:", "target": "{de}"}, "metric": "bleu", "epochs": 2},
+    "squad_wiki": {"task": {"name": "spans"}, "columns": {}, "metric": "f1", "epochs": 2},
+    "e2e_nlg": {"task": {"prompt": "{mr} =>", "target": "{target}"}, "metric": "bleu", "epochs": 1},
+    "multi30k_en_de": {"task": {"prompt": "English: {en} German:", "target": "{de}"}, "metric": "bleu", "epochs": 1},
 }
 
 
@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the datasets' folder")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), metavar="SET")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--max-steps", type=int, help="of each run, to try the benchmark")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "families")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a run in a process of its own
@@ -54,7 +55,8 @@ def main() -> int:
         print(json.dumps(one(json.loads(options.one))))
         return 0
     options.to.parent.mkdir(parents=True, exist_ok=True)
-    rows = Rows(options.to.with_suffix(".jsonl"), {"precision": "bf16", "max_steps": options.max_steps}, Path(__file__))
+    settings = {"precision": options.precision, "max_steps": options.max_steps}
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, Path(__file__))
     for seed in range(options.seeds):
         for name in options.sets:
             if not (options.data / name).is_dir():
@@ -63,7 +65,7 @@ def main() -> int:
             for label, (method, rate) in methods_of(name).items():
                 job = {"set": name, "label": label, "method": method, "rate": rate, "seed": seed, **SETS[name]}
                 rows.measured(job, options.data / name)
-    write_text(options.to.with_suffix(".md"), report(rows.mine()))
+    write_text(options.to.with_suffix(".md"), report(rows.mine(), options.precision))
     print(f"{options.to.with_suffix('.md')}: written; {rows.failed} runs failed")
     return 1 if rows.failed else 0
 
@@ -139,7 +141,7 @@ def shown(job: Row) -> Row:
     front = "".join(f"{task['prompt']} {task['target']}\n".format(**row) for row in shots)
     prompts = [front + task["prompt"].format(**row) for row in splits["test"]]
     base: Any = load_base("smollm2", head="lm")
-    model, tokenizer = base.model.to(torch.bfloat16).eval(), base.tokenizer
+    model, tokenizer = base.model.to(torch.bfloat16 if job["precision"] == "bf16" else torch.float32).eval(), base.tokenizer
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
     written: list[str] = []
     for first in range(0, len(prompts), size):
@@ -174,7 +176,7 @@ def _bleu(texts: Sequence[str], rows: Sequence[Row], target: str) -> float:
     ).score
 
 
-def report(rows: Sequence[Row]) -> str:
+def report(rows: Sequence[Row], precision: str) -> str:
     """A line a set and method: the metric on test, mean ± standard deviation over seeds."""
     lines = ["| data | metric | method | test | seeds | trained |", "| --- | --- | --- | --- | --- | --- |"]
     for name, about in SETS.items():
@@ -193,7 +195,7 @@ def report(rows: Sequence[Row]) -> str:
             "# Families of tasks",
             "",
             "The test split; MiniLM but for the sets of texts, which are SmolLM2's with 1,000 training examples and "
-            f"the first {SPOKEN_TESTS} of test. bf16; weights are chosen on validation. {FEW}: the bare model behind "
+            f"the first {SPOKEN_TESTS} of test. {precision}; weights are chosen on validation. {FEW}: the bare model behind "
             f"{SHOTS} examples. Made by `python benchmarks/families.py`; each run is a line of the `.jsonl` beside it.",
             "",
             f"Measured on {where}.",

@@ -11,6 +11,7 @@ from graftlm.core.errors import Unwritable, UserError
 from graftlm.training._memory import Passes, cut, first_line, out_of_memory
 from graftlm.training._processes import Processes
 from graftlm.training._state import State
+from graftlm.training._widths import alike, batch_sizes
 
 Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str, Tensor]]
 """({run: its examples of this pass}, {run: a number of its step}) -> {run: the loss of each example}."""
@@ -33,7 +34,12 @@ def take_step(
     def pass_of(runs: Sequence[str]) -> Mapping[str, float]:
         return _pass(losses, {run: own[run] for run in runs}, sizes, states, accelerator)
 
-    sums = _gradients(pass_of, own, states, step + 1, passes)
+    def groups(runs: Sequence[str]) -> list[list[str]]:
+        """Runs that share a pass: alike in length, and as many as memory holds."""
+        rows = batch_sizes({run: own[run] for run in runs}, {run: states[run].plan.lengths for run in runs})
+        return [part for shared in alike(rows, accelerator.device) for part in passes.groups(shared)]
+
+    sums = _gradients(pass_of, groups, own, states, step + 1, passes)
     for run, state in states.items():
         if run in sums:
             loss = processes.summed(list(state.plan.parameters.values()), sums[run])
@@ -78,6 +84,7 @@ def _pass(
 
 def _gradients(
     pass_of: Pass,
+    groups: Callable[[Sequence[str]], list[list[str]]],
     own: Mapping[str, Sequence[Sequence[int]]],
     states: Mapping[str, State],
     step: int,
@@ -89,7 +96,7 @@ def _gradients(
     go through the model as if those had never been there.
     """
     sums: dict[str, float] = {}
-    left = passes.groups(list(states))
+    left = groups(list(states))
     while left:
         runs = left.pop(0)
         said, full = _tried(pass_of, runs, states, sums)
@@ -97,7 +104,7 @@ def _gradients(
             continue
         if full and len(runs) > 1:
             passes.fewer(len(runs), step)
-            left = passes.groups([*runs, *(run for rest in left for run in rest)])
+            left = groups([*runs, *(run for rest in left for run in rest)])
         elif full:
             left[:0] = [runs] if _in_pieces(states[runs[0]], own[runs[0]], step, passes, said) else []
         else:

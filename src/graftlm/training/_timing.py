@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graftlm.training._batches import epoch_batches
 from graftlm.training._state import Plan
+from graftlm.training._widths import Size, alike, batch_sizes
 
 NEARLY, WORSE = 0.97, 0.85  # of the best rate so far: good enough to choose, and too bad to look any further
 SECONDS = 20.0  # that looking may take
@@ -18,7 +19,7 @@ Losses = Callable[[Mapping[str, Sequence[int]], Mapping[str, int]], Mapping[str,
 
 @dataclass(frozen=True)
 class Timing:
-    """`together`: the chosen number; `seconds`: of a forward and backward pass of so many runs, by how many.
+    """`together`: the chosen number; `seconds`: of the passes of a step of so many runs, by how many.
 
     There are no seconds where such a pass fails.
     """
@@ -35,19 +36,23 @@ class Timing:
 def timed(
     losses: Losses, plans: Mapping[str, Plan], accelerator: Accelerator, most: int, *, exactly: bool = False
 ) -> Timing:
-    """Times passes of 1, 2, 4, … and `most` runs of their first batches, or `exactly` so many.
+    """Times steps of 1, 2, 4, … and `most` runs with their first batches, or `exactly` so many.
 
     No weight and no random number changes.
     """
     counts = [1 << power for power in range(16) if 1 << power < most and not exactly] + [most]
     batches = {run: _first(plan) for run, plan in plans.items()}
+    sizes = batch_sizes(
+        {run: [rows] for run, rows in batches.items()}, {run: plan.lengths for run, plan in plans.items()}
+    )
     runs, seconds, started = list(plans), dict[int, float](), time.perf_counter()
     for count in counts:
         try:
             rows = {run: batches[run] for run in runs[:count]}
+            own = {run: sizes[run] for run in rows}
             if not seconds:
-                _pass(losses, rows, accelerator)  # the first one compiles and allocates
-            seconds[count] = min(_pass(losses, rows, accelerator) for _ in range(2))
+                _step(losses, rows, own, accelerator)  # the first one compiles and allocates
+            seconds[count] = min(_step(losses, rows, own, accelerator) for _ in range(2))
         except Exception:  # the step itself will tell which run fails, or how many fit
             break
         finally:
@@ -68,11 +73,15 @@ def _first(plan: Plan) -> list[int]:
     return epoch_batches(plan.lengths, plan.config.batch_size, plan.seed, 0, plan.config.batch_tokens)[0]
 
 
-def _pass(losses: Losses, rows: Mapping[str, Sequence[int]], accelerator: Accelerator) -> float:
+def _step(
+    losses: Losses, rows: Mapping[str, Sequence[int]], sizes: Mapping[str, Size], accelerator: Accelerator
+) -> float:
+    """Seconds of a step's passes, as the loop makes them."""
     started = time.perf_counter()
-    with accelerator.autocast():
-        found = losses(rows, dict.fromkeys(rows, 0))
-    accelerator.backward(torch.stack([loss.mean() for loss in found.values()]).sum())
+    for runs in alike(sizes, accelerator.device):
+        with accelerator.autocast():
+            found = losses({run: rows[run] for run in runs}, dict.fromkeys(runs, 0))
+        accelerator.backward(torch.stack([loss.mean() for loss in found.values()]).sum())
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
