@@ -107,6 +107,98 @@ def test_a_guesser_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> N
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
 
+def asked_for(count: int) -> list[dict[str, Any]]:
+    return [{"what": " ".join(words(row, 3 + row % 4)), "words": f"w{row % 5}"} for row in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "template"),
+    [
+        ("bert", "lora", "{soft:2} w1 {what:shorten} {mask} w3"),
+        ("roberta", "prompt-tuning", "{what} ‖ w2 {mask}"),
+        ("gpt2", "lora", "w1 {what} w2 {mask}"),
+        ("llama", "prefix", "{soft:3} {what} {mask}"),
+    ],
+)
+def test_a_template_asks_for_any_word_and_is_stored(family: str, method: str, template: str, tmp_path: Path) -> None:
+    masks = family in ("bert", "roberta")
+    model = with_mask(family, tmp_path / "base") if masks else saved(tiny.model(family, lm=True), tmp_path / "base")
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data/train.jsonl", asked_for(12))
+    write(tmp_path / "data/validation.jsonl", asked_for(20)[12:])
+    training = {**SHORT, "max_steps": 40, "learning_rate": 3e-2}
+    given: dict[str, Any] = {"model": model, "task": "cloze", "data": tmp_path / "data", "method": METHODS[method]}
+    run = graftlm.fit(**given, prompt={"template": template}, out=tmp_path / "run", training=training, predict=True)
+    losses = [
+        json.loads(line)["loss"] for line in (tmp_path / "run/history.jsonl").read_text().splitlines() if '"lr"' in line
+    ]
+    assert losses[-1] < losses[0]
+    again = graftlm.evaluate(tmp_path / "run", tmp_path / "data", "validation")
+    assert again.metrics == pytest.approx(run.metrics, abs=1e-5)
+    predictor = graftlm.load(tmp_path / "run")
+    kept = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
+    rows = [Example("", meta={"row": row}) for row in asked_for(20)]
+    assert [answer["words"] for answer in kept] == [answer["words"] for answer in predictor.predict(rows)[12:]]
+    assert predictor.predict([asked_for(1)[0]["what"]])[0] == predictor.predict(rows[:1])[0]  # the only field's text
+
+
+def test_templates_with_other_fields_are_compared_in_one_pass(tmp_path: Path) -> None:
+    rows = [
+        {"one": row["what"], "two": f"w{place % 5}", "words": row["words"]} for place, row in enumerate(asked_for(20))
+    ]
+    data = {"path": write(tmp_path / "rows.jsonl", rows), "split": {"train": 0.6, "validation": 0.4}}
+    model = with_mask("bert", tmp_path / "base")
+    space = {"prompt.template": ["{one} {mask}", "w1 {two} w2 {mask}"]}
+    search = {"space": space, "trials": 6, "batch": 3, "sampler": "random"}
+    given: dict[str, Any] = {"model": model, "task": "cloze", "data": data, "methods": ["lora"], "training": SHORT}
+    found = graftlm.compare(**given, prompt={"template": "{one} {mask}"}, search=search, out=tmp_path / "both")
+    assert [row["state"] for row in found.rows] == ["done"] * 6
+    templates = {
+        json.loads((folder / "adapter/graftlm.json").read_text())["prompt"]["template"]
+        for folder in (tmp_path / "both/runs").iterdir()
+    }
+    assert templates == set(space["prompt.template"])
+
+
+def test_a_prompt_asks_as_transformers_does(tmp_path: Path) -> None:
+    folder = with_mask("bert", tmp_path / "base")
+    path = write(tmp_path / "rows.jsonl", asked_for(6))
+    prompt = {"template": "w1 {what} {mask} w3"}
+    found = graftlm.zero_shot(folder, prompt, {"path": path, "split": {"test": 1.0}}, task="cloze")
+    plain, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    losses = []
+    for row in asked_for(6):
+        batch = tokenizer(f"w1 {row['what']} w56 w3", return_tensors="pt")
+        place = batch["input_ids"][0].tolist().index(tokenizer.mask_token_id)
+        with torch.no_grad():
+            logits = plain(**batch).logits[0, place]
+        losses.append(float(-logits.log_softmax(-1)[tokenizer.convert_tokens_to_ids(row["words"])]))
+    assert found.metrics["loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_prompts_for_words_that_cannot_be_are_refused_by_name(tmp_path: Path) -> None:
+    rows = asked_for(6)
+    two = [{**rows[0], "words": ["w1", "w2"]}]
+    right: dict[str, Any] = {"model": with_mask("bert", tmp_path / "base"), "task": "cloze", "method": "lora"}
+    right |= {"prompt": {"template": "{what} {mask}"}, "data": write(tmp_path / "good.jsonl", rows)}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"prompt": {"template": "{what} w1"}}, "has no {mask}"),
+        ({"prompt": {"template": "{which} {mask}"}}, 'prompt.template has a field "which", and the columns are what'),
+        ({"prompt": {"template": "{what} {mask}", "verbalizer": {"a": "w1"}}}, "prompt.verbalizer is for labels"),
+        ({"prompt": {"template": "{what} {mask}", "calibration": "pmi"}}, "prompt.calibration is for labels"),
+        ({"data": write(tmp_path / "two.jsonl", two)}, "line 1: words has 2 words, and a template asks for one"),
+        ({"data": write(tmp_path / "odd.jsonl", [{**rows[0], "words": "w1 w2"}])}, 'line 1: "w1 w2" is 2 tokens here'),
+        ({"model": saved(tiny.model("t5", lm=True), tmp_path / "t5")}, "a masked or a causal model would work"),
+        ({"task": {"name": "cloze", "prompt": "{what}"}}, "prompt.template stands in their place"),
+        ({"prompt": None, "task": {"name": "cloze", "prompt": "{what}"}}, "--template gives one"),
+    ]
+    for number, (wrong, words_of_it) in enumerate(cases):
+        given = {**right, **wrong}
+        given["data"] = {"path": given["data"], "split": {"train": 1.0}}
+        with pytest.raises(graftlm.UserError, match=words_of_it):
+            graftlm.fit(**given, out=tmp_path / f"run{number}", training=SHORT)
+
+
 def test_what_cannot_be_guessed_is_refused_by_name(tmp_path: Path) -> None:
     bad = masked(6)
     bad[0]["words"] = ["w1"]

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graftlm.api import compare, evaluate, export_peft, fit, import_peft, load, merge, report
+    from graftlm.api import compare, evaluate, export_peft, fit, import_peft, load, merge, report, zero_shot
     from graftlm.core.errors import UserError
     from graftlm.core.settings import DataConfig, FitConfig, HeadConfig, TrainingConfig
     from graftlm.methods import attach
@@ -31,6 +31,7 @@ _PLACES = {
     "load": "graftlm.api",
     "merge": "graftlm.api",
     "report": "graftlm.api",
+    "zero_shot": "graftlm.api",
 }
 
 
@@ -60,4 +61,5 @@ __all__ = [
     "load",
     "merge",
     "report",
+    "zero_shot",
 ]

@@ -10,7 +10,7 @@ from graftlm.core.config import merged
 from graftlm.core.errors import Stopped, UserError
 from graftlm.core.records import Evaluation, RunRecord
 from graftlm.core.reporter import Reporter
-from graftlm.core.settings import DataConfig, FitConfig
+from graftlm.core.settings import DataConfig, FitConfig, PromptConfig
 from graftlm.recipes import compare as _compare
 from graftlm.recipes import evaluate as _evaluate
 from graftlm.recipes import export as _export
@@ -18,6 +18,7 @@ from graftlm.recipes import fit as _fit
 from graftlm.recipes import import_ as _import
 from graftlm.recipes import merge as _merge
 from graftlm.recipes import predict as _predict
+from graftlm.recipes import zero_shot as _zero_shot
 from graftlm.recipes.export import Exported
 from graftlm.recipes.predict import Predictor
 from graftlm.reporting import report as _report
@@ -88,6 +89,31 @@ def evaluate(
     return _evaluate.evaluate(run, DataConfig.parse(values, where="data."), split, reporter, **options)
 
 
+def zero_shot(
+    model: str,
+    prompt: Mapping[str, Any],
+    data: str | Path | Mapping[str, Any],
+    split: str = "test",
+    reporter: Reporter | None = None,
+    *,
+    task: str | Mapping[str, Any] = "classification",
+    batch_size: int = 64,
+) -> Evaluation:
+    """Metrics of a model that was not trained, asked by a prompt: {"template": …, "verbalizer": …}; writes nothing."""
+    values = {"path": str(data)} if isinstance(data, str | Path) else dict(data)
+    asked = {"name": task} if isinstance(task, str) else {"name": "classification", **task}
+    return _zero_shot.evaluate(
+        model,
+        PromptConfig.parse(prompt, where="prompt."),
+        DataConfig.parse(values, where="data."),
+        split,
+        reporter,
+        task=str(asked.pop("name")),
+        batch_size=batch_size,
+        options=asked,
+    )
+
+
 def load(
     run: str | Path,
     reporter: Reporter | None = None,
@@ -139,9 +165,9 @@ def compare(
     is the address of a Ray cluster that trains the groups. Ctrl-C saves it and then raises KeyboardInterrupt. It ends
     with the files that `report` writes.
     """
-    config = (
-        _compare.resumed(str(options["out"])) if resume and set(options) == {"out"} else CompareConfig.parse(options)
-    )
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    alone = resume and set(values) == {"out"}
+    config = _compare.resumed(values["out"]) if alone else CompareConfig.parse(values)
     found = _interruptible(lambda: _compare.compare(config, reporter, resume=resume, ray=ray))
     _report.report([found.out])
     return found

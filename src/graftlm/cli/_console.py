@@ -152,6 +152,7 @@ class _Still:
 
 def hush() -> None:
     """Keeps the notices and bars of Transformers and its hub client off the screen."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read once, where tqdm is first imported
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 

@@ -29,6 +29,15 @@ def compare(
     verbalizer: Annotated[
         str | None, typer.Option(metavar="JSON", help='Each label\'s words: \'{"good": "great", "bad": "awful"}\'.')
     ] = None,
+    multi_mask: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Words of several tokens; as of graftlm fit.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Take the prompt's own leaning off: contextual or pmi.")
+    ] = None,
+    mlm_weight: Annotated[
+        float | None, typer.Option(metavar="X", help="Masked language modelling beside the labels (PET), by so much.")
+    ] = None,
     lr: Annotated[str | None, typer.Option(metavar="X,…", help="Learning rates; else each method's own.")] = None,
     shots: Annotated[str | None, typer.Option(metavar="N,…", help="Few-shot: N examples a label.")] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="How many seeds, from 0 on.")] = None,
@@ -71,7 +80,7 @@ def compare(
         data={"path": data} if data else None,
         methods=_listed(methods, "--methods"),
         formulations=_listed(formulation, "--formulation"),
-        prompt=prompt_values(template, verbalizer),
+        prompt=prompt_values(template, verbalizer, multi_mask, calibration=calibration, mlm_weight=mlm_weight),
         learning_rates=_listed(lr, "--lr"),
         shots=_listed(shots, "--shots"),
         seeds=seeds,

@@ -82,8 +82,15 @@ def evaluate(
             prompt_values(template, verbalizer, multi_mask, calibration=calibration), extra.pop("prompt", {})
         )
         prompt = PromptConfig.parse(asked, where="prompt.")
+        options = extra.pop("task", {})
+        if extra or not isinstance(options, dict):
+            name = next(iter(extra), "task")
+            raise UserError(
+                f"-o {name}=…: an untrained model takes options of prompt and task, as prompt.calibration=pmi"
+            )
+        name = task or "classification"
         scores = untrained(
-            str(model), prompt, values, split, reporter, task=task or "classification", batch_size=batch_size
+            str(model), prompt, values, split, reporter, task=name, batch_size=batch_size, options=options
         )
     title = f"{run or model}: {split}, {scores.examples:,} examples in {scores.seconds:.1f} s"
     reporter.table(title, ["metric", "value"], [[name, f"{value:.4f}"] for name, value in scores.metrics.items()])

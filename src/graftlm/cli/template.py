@@ -45,7 +45,7 @@ def template(
         example = Example(str(text), text_pair)
     else:
         config = DataConfig.parse(data_values(data, columns, {}, None), where="data.")
-        examples, aliases = examples_of(config, template, task, split)
+        examples, aliases = examples_of(config, prompt, task, split)
         if row > len(examples):
             raise UserError(f'--row {row}, but split "{split}" has {len(examples)} examples')
         example, prompt = examples[row - 1], prompt.model_copy(update={"aliases": aliases})

@@ -7,7 +7,7 @@ from graftlm.prompts._interpolation import interpolated, mixture_loss
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._multi_mask import Rule, Slots, slot_scores
 from graftlm.prompts._parsing import parse
-from graftlm.prompts._prompt import Opening, Prompt, bound, filler_of, opened, value_of, words_of
+from graftlm.prompts._prompt import Gap, Opening, Prompt, bound, filler_of, gapped, opened, value_of, words_of
 from graftlm.prompts._reading import all_rows, read
 from graftlm.prompts._seen import Seen
 from graftlm.prompts._template import PAIR, TARGET, TEXT, Template
@@ -20,6 +20,7 @@ __all__ = [
     "TEXT",
     "Filled",
     "Filler",
+    "Gap",
     "Lexicon",
     "Opening",
     "Prompt",
@@ -36,6 +37,7 @@ __all__ = [
     "empty_texts",
     "filler_of",
     "find",
+    "gapped",
     "interpolated",
     "mixture_loss",
     "needs",

@@ -96,24 +96,50 @@ class Opening:
     act: Tokens | None
     config: PromptConfig
 
-    def fill(self, values: Sequence[Mapping[str, str]], room: int) -> tuple[list[list[int]], int]:
-        """Each row's ids, at most `room`, and how many rows were cut."""
-        filled = self.filler.fill(values, room)
-        return [row.ids for row in filled], sum(row.shortened for row in filled)
+
+@dataclass(frozen=True)
+class Gap(Opening):
+    """What stands around a missing word, which any word of the vocabulary may be."""
+
+    lexicon: Lexicon
+
+    def word(self, word: str) -> list[int]:
+        """A word's tokens at the mask; one that the vocabulary does not have is an error."""
+        return self.lexicon.tokens(word)
 
 
 def opened(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Opening:
     """A run's prompt where the task writes texts. `first`: how many virtual tokens its method has in front."""
-    if config.verbalizer:
-        raise UserError("prompt.verbalizer is for labels, and this task writes texts; leave it out")
-    if config.calibration is not None or config.mlm_weight:
-        name = "calibration" if config.calibration is not None else "mlm_weight"
-        raise UserError(f"prompt.{name} is for labels, and this task writes texts; leave it out")
+    _without_labels(config, "this task writes texts")
     whole, frame, chat_template = framed(config, tokenizer, sites, asked=False)
     template = check_target(whole)
     soft = soft_pieces(Lexicon(template, frame, sites), config.soft, first)
     stored = config.model_copy(update={"soft": dict(soft.stored), "chat_template": chat_template})
     return Opening(Filler(template, frame, soft.slots), soft.act, stored)
+
+
+def gapped(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Gap:
+    """A run's prompt where the task asks for a word of the whole vocabulary. `first` as in `opened`."""
+    _without_labels(config, "this task asks for any word")
+    template, frame, chat_template = framed(config, tokenizer, sites)
+    check_mask(template, frame)
+    if frame.kind not in ("masked", "causal"):
+        raise UserError(
+            f'"{sites.family}" would be asked for the word in its decoder, which this task does not do; a masked or a '
+            "causal model would work"
+        )
+    lexicon = Lexicon(template, frame, sites)
+    soft = soft_pieces(lexicon, config.soft, first)
+    stored = config.model_copy(update={"soft": dict(soft.stored), "chat_template": chat_template})
+    return Gap(Filler(template, frame, soft.slots), soft.act, stored, lexicon)
+
+
+def _without_labels(config: PromptConfig, does: str) -> None:
+    """Refuses what is for labels alone."""
+    given = {"verbalizer": config.verbalizer, "calibration": config.calibration, "mlm_weight": config.mlm_weight}
+    for name, value in given.items():
+        if value:
+            raise UserError(f"prompt.{name} is for labels, and {does}; leave it out")
 
 
 def framed(

@@ -6,7 +6,7 @@ from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.core.settings import HeadConfig, PromptConfig
 from graftlm.methods import MethodConfig, acts, attach
-from graftlm.prompts import Opening, Prompt, bound, opened
+from graftlm.prompts import Opening, Prompt, bound, gapped, opened
 from graftlm.recipes._model import TaskModel
 from graftlm.recipes._prompt_head import PromptHead, check_formulation
 from graftlm.recipes._prompt_head import must_train as must_train_prompts
@@ -45,8 +45,8 @@ def build(
         if trains:
             must_train_prompts(attached, worded)
     elif problem.base_head is not None:
-        made = LanguageHead(attached, head)
-        problem = _speaking(problem, base, attached)
+        made = LanguageHead(attached, head, trains=trains)
+        problem = speaking(problem, base, attached)
     elif problem.module.HEAD == "vectors":
         must_train(attached)
         made = VectorHead(attached, head)
@@ -70,15 +70,16 @@ def _bound(
     check_formulation(problem, head)
     sites, scored = base.sites(), problem.module.READS == "score"
     front = {run: in_front(acts(methods[run], sites)) for run in prompts}
-    if problem.base_head == "lm":
-        return {run: opened(prompt, base.tokenizer, sites, front[run]) for run, prompt in prompts.items()}
+    if problem.base_head is not None:
+        made = opened if problem.base_head == "lm" else gapped
+        return {run: made(prompt, base.tokenizer, sites, front[run]) for run, prompt in prompts.items()}
     return {
         run: bound(prompt, problem.labels, base.tokenizer, sites, front[run], scored=scored)
         for run, prompt in prompts.items()
     }
 
 
-def _speaking(problem: Problem, base: Base, attached: Attached) -> Problem:
+def speaking(problem: Problem, base: Base, attached: Attached) -> Problem:
     """The problem with what its options take from the tokenizer; refuses a cache beside what sees the whole text."""
     cached = problem.base_head == "lm" and problem.options.cache
     for run, why in attached.router.whole_text.items() if cached else ():

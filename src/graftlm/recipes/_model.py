@@ -15,13 +15,13 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter
 from graftlm.kernels.cross_entropy import UNREAD
-from graftlm.prompts import Opening, Prompt
+from graftlm.prompts import Gap, Opening, Prompt
 from graftlm.recipes._asking import asked, without_prompt
 from graftlm.recipes._auxiliary import beside
 from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
 from graftlm.recipes._language import Guesser, Speaker, guess
-from graftlm.recipes._prompt_head import PromptHead
+from graftlm.recipes._prompt_head import PromptHead, as_rows
 from graftlm.sites import Attached, row_keys
 from graftlm.tasks import (
     NOWHERE,
@@ -98,7 +98,8 @@ class TaskModel:
             if self.speaker is not None:
                 reading = replace(reading, end=self.speaker.end, apart=self.attached.sites.encoder_decoder)
             if isinstance(opening := self.prompts.get(run), Opening):
-                reading = replace(reading, fill=opening.fill)
+                filler, word = opening.filler, opening.word if isinstance(opening, Gap) else None
+                reading = replace(reading, fill=lambda values, room: as_rows(filler.fill(values, room)), word=word)
             found = self.task.encode(examples, reading, self.problem)
         else:
             rows, cut = encoded(examples, self.base.tokenizer, length, self.cache)

@@ -1,6 +1,6 @@
 """The prompt formulation: examples in a template, and labels read off the words that the model's own LM head says."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -11,7 +11,19 @@ from torch.nn import functional
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import HeadConfig, PromptConfig
-from graftlm.prompts import TARGET, Prompt, Seen, all_rows, empty_texts, interpolated, mixture_loss, parse, read, start
+from graftlm.prompts import (
+    TARGET,
+    Filled,
+    Prompt,
+    Seen,
+    all_rows,
+    empty_texts,
+    interpolated,
+    mixture_loss,
+    parse,
+    read,
+    start,
+)
 from graftlm.sites import Attached, Bank
 from graftlm.tasks import Encoded, Features, Problem, collate, read_places
 
@@ -39,9 +51,7 @@ class PromptHead:
 
     def encode(self, examples: Sequence[Example], run: str, room: int) -> Encoded:
         """The examples in the run's template, as rows of at most `room` tokens whose places are the masks."""
-        filled = self.prompts[run].fill(examples, room)
-        rows = [Features(row.ids, row.types, row.places) for row in filled]
-        cut = sum(row.shortened for row in filled)
+        rows, cut = as_rows(self.prompts[run].fill(examples, room))
         notes = (f"{cut} examples are longer than {room} tokens in their template and were cut",) if cut else ()
         return Encoded(examples, rows, range(len(rows)), notes=notes)
 
@@ -120,8 +130,7 @@ class PromptHead:
         if prompt.config.calibration is None:
             return []
         mask = prompt.frame.mask[0] if prompt.frame.mask is not None else None
-        filled = [prompt.blank(text, room) for text in empty_texts(prompt.config.calibration, mask)]
-        return [Features(row.ids, row.types, row.places) for row in filled]
+        return as_rows([prompt.blank(text, room) for text in empty_texts(prompt.config.calibration, mask)])[0]
 
     @torch.no_grad()
     def start(self, run: str, seen: Seen) -> None:
@@ -131,15 +140,21 @@ class PromptHead:
             views[name].copy_(value)
 
 
+def as_rows(filled: Sequence[Filled]) -> tuple[list[Features], int]:
+    """Filled templates as rows whose places are the masks, and how many were cut."""
+    return [Features(row.ids, row.types, row.places) for row in filled], sum(row.shortened for row in filled)
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def check_formulation(problem: Problem, head: HeadConfig) -> None:
     """Refuses a task that has no prompt formulation, and options of a head that it has no use for."""
-    if problem.module.READS not in ("class", "score") and problem.base_head != "lm":
+    if problem.module.READS not in ("class", "score") and problem.base_head is None:
         raise UserError(
-            f'the task "{problem.task}" has no prompt formulation; classification, regression and generation have one'
+            f'the task "{problem.task}" has no prompt formulation; classification, regression, cloze and generation '
+            "have one"
         )
     if head != HeadConfig():
         name = "pooling" if head.pooling != "default" else "dropout"
@@ -147,14 +162,21 @@ def check_formulation(problem: Problem, head: HeadConfig) -> None:
 
 
 def asking_for(problem: Problem, config: PromptConfig) -> Problem:
-    """A task that writes texts, with its rows read as a template has fields for."""
-    if problem.base_head != "lm":
+    """A task that writes texts or words, with its rows read as a template has fields for."""
+    if problem.base_head is None:
         return problem
     options = problem.options
-    if options.prompt != type(options)().prompt or options.chat:
+    if options.prompt != type(options)().prompt or getattr(options, "chat", False):
         raise UserError("task.prompt and task.chat are the task's own, and prompt.template stands in their place")
-    names = [name for name in parse(config.template).fields if name != TARGET]
-    return replace(problem, options=options.model_copy(update={"prompt": " ".join(f"{{{name}}}" for name in names)}))
+    return reading(problem, parse(config.template).fields)
+
+
+def reading(problem: Problem, fields: Collection[str]) -> Problem:
+    """A task that writes texts or words, with its rows read as there are fields for."""
+    if problem.base_head is None:
+        return problem
+    prompt = " ".join(f"{{{name}}}" for name in fields if name != TARGET)
+    return replace(problem, options=problem.options.model_copy(update={"prompt": prompt}))
 
 
 def must_train(attached: Attached, prompts: Mapping[str, Prompt]) -> None:

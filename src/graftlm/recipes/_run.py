@@ -14,11 +14,11 @@ from graftlm.core.errors import UserError, unknown
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import FitConfig, PromptConfig
 from graftlm.prompts import Seen, needs, parse
-from graftlm.recipes._building import build
+from graftlm.recipes._building import build, speaking
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._model import TaskModel
 from graftlm.recipes._peft import method_form, run_form
-from graftlm.recipes._prompt_head import PromptHead, asking_for, check_formulation
+from graftlm.recipes._prompt_head import PromptHead, asking_for, check_formulation, reading
 from graftlm.recipes._seen import drawn, look, words_said
 from graftlm.recipes._signals import Stopping
 from graftlm.recipes._speed import choose_kernels, keep_bottom
@@ -89,7 +89,9 @@ def read(
         check_formulation(problem, config.head)
         problem = asking_for(problem, config.prompt)
     if data is None:
-        data = tasks.load(config.data, problem, splits=("train", "validation"), fields=fields or fields_of(config))
+        fields = fields or fields_of(config)
+        loading = reading(problem, fields) if config.prompt is not None else problem
+        data = tasks.load(config.data, loading, splits=("train", "validation"), fields=fields)
         for note in data.notes:
             reporter.line(note)
     if config.prompt is not None:
@@ -107,10 +109,10 @@ def fields_of_all(configs: Iterable[FitConfig]) -> list[str]:
 
 def read_all(configs: Mapping[str, FitConfig], reporter: Reporter, fields: Sequence[str]) -> list[Run]:
     """All runs, checked; runs on the same examples share them. `fields` are those of all templates."""
-    loaded: dict[str, TaskData] = {}
+    loaded: dict[tuple[str, bool], TaskData] = {}
     found = []
     for name, own in configs.items():
-        key = own.data.model_dump_json()
+        key = own.data.model_dump_json(), own.prompt is None
         run = read(name, own, reporter, loaded.get(key), fields)
         loaded[key] = run.data
         found.append(run)
@@ -214,7 +216,8 @@ def _own_rate(model: TaskModel, run: str) -> float | None:
 
 def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Stopping, reporter: Reporter) -> Job:
     config, name = run.config, run.name
-    model.problem = run.problem if run.problem.base_head is None else model.problem
+    speaks = run.problem.base_head is not None
+    model.problem = speaking(run.problem, model.base, model.attached) if speaks else run.problem
     train_set, validation = run.data.splits["train"], run.data.splits.get("validation", [])
     given = model.encode(train_set, name, config.training.max_length, strict=not config.data.skip_bad)
     watched = model.encode(validation, name, config.training.max_length)

@@ -33,6 +33,12 @@ class Trials:
         values = {path: _suggested(trial, path, choice) for path, choice in self.search.space.items()}
         return dict(self.config.trial(method, 0, values) for method in self.config.methods)
 
+    def templates(self) -> list[FitConfig]:
+        """A run of each template within the space, whose fields the data is read with."""
+        found = self.search.space.get("prompt.template", ())
+        choices = found if not isinstance(found, Mapping) else ()
+        return [self.config.trial(self.config.methods[0], 0, {"prompt.template": text})[1] for text in choices]
+
     @contextmanager
     def study(self, out: Path) -> Iterator[Iterator[dict[str, FitConfig]]]:
         """Rounds of runs to train, until each method has its trials; what was left running comes first."""

@@ -14,6 +14,7 @@ from graftlm.core.records import not_finite
 from graftlm.core.reporter import Silent
 from graftlm.core.results import EXAMPLES, TESTED
 from graftlm.recipes._origin import fingerprint
+from graftlm.recipes._prompt_head import reading
 from graftlm.recipes._run import Job, Run
 from graftlm.recipes._watched import shrinking
 from graftlm.tasks import Encoded, TaskData
@@ -39,7 +40,8 @@ def test_of(run: Run, fields: Sequence[str]) -> Test | None:
     config = run.config.data
     if "test" not in tasks.locate(config, None).found:
         return None
-    data = tasks.load(config, run.problem, splits=("test",), labels=run.data.labels, fields=fields)
+    problem = reading(run.problem, fields) if run.config.prompt is not None else run.problem
+    data = tasks.load(config, problem, splits=("test",), labels=run.data.labels, fields=fields)
     return Test(data, fingerprint(data))
 
 

@@ -50,7 +50,7 @@ def compare(
     reporter, out = reporter or Silent(), Path(config.out)
     stopper, trials = Stopper(), Trials(config) if config.search else None
     configs = trials.sample() if trials else config.runs()
-    fields = fields_of_all(configs.values())
+    fields = fields_of_all([*configs.values(), *(trials.templates() if trials else ())])
     first = read_all(configs, reporter, fields)
     base = load_base(config.model, head=first[0].base_head)
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written

@@ -8,6 +8,7 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig, PromptConfig
 from graftlm.prompts import Filled, Filler, Token, filler_of, parse, value_of
+from graftlm.recipes._prompt_head import asking_for
 from graftlm.sites import Sites
 
 
@@ -19,9 +20,10 @@ class Shown:
     lines: list[str]
 
 
-def examples_of(data: DataConfig, template: str, task: str, split: str) -> tuple[list[Example], dict[str, str]]:
+def examples_of(data: DataConfig, prompt: PromptConfig, task: str, split: str) -> tuple[list[Example], dict[str, str]]:
     """A split's examples with what the template has fields for, and the other names of its texts."""
-    loaded = tasks.load(data, tasks.parse({}, task), splits=(split,), fields=parse(template).fields)
+    problem = asking_for(tasks.parse({}, task), prompt)
+    loaded = tasks.load(data, problem, splits=(split,), fields=parse(prompt.template).fields)
     return loaded.splits[split], dict(loaded.aliases)
 
 

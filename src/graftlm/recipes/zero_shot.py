@@ -1,6 +1,8 @@
 """One job: ask a model that was not trained, by a template and the words of each label."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from graftlm import methods, tasks
 from graftlm.checkpoint import load_base
@@ -10,7 +12,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig, HeadConfig, PromptConfig
 from graftlm.prompts import needs, parse, words_of
 from graftlm.recipes._building import build
-from graftlm.recipes._prompt_head import PromptHead
+from graftlm.recipes._prompt_head import PromptHead, asking_for
 from graftlm.recipes._seen import drawn, look
 from graftlm.recipes.predict import OWN, RUN
 
@@ -24,8 +26,9 @@ def evaluate(
     *,
     task: str = "classification",
     batch_size: int = 64,
+    options: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Metrics of a model on a split, of which nothing is trained and nothing written.
+    """Metrics of a model on a split, of which nothing is trained and nothing written. `options` are the task's.
 
     The labels are those of the verbalizer, in its order. Virtual tokens are refused unless they start from words, and a
     verbalizer that learns from labels is, too; one that looks at texts alone looks at those that it is asked about.
@@ -42,7 +45,7 @@ def evaluate(
             f'the verbalizer "{prompt.verbalizer["name"]}" is found in labelled examples; graftlm fit has them'
         )
     names = () if tasks.task(task).READS == "score" else tuple(words_of(prompt.verbalizer))
-    problem = tasks.parse({}, task, names)
+    problem = asking_for(tasks.parse(options or {}, task, names), prompt)
     loaded = tasks.load(data, problem, splits=(split,), labels=names or None, fields=template.fields)
     for note in loaded.notes:
         reporter.line(note)

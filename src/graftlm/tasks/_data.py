@@ -12,6 +12,7 @@ from graftlm.core.settings import DataConfig
 from graftlm.tasks import _columns, _few_shot, _labels, _rows
 from graftlm.tasks._columns import Columns
 from graftlm.tasks._marks import marked
+from graftlm.tasks._prompted import rows_of
 from graftlm.tasks._read import Table, read_file, shown
 from graftlm.tasks._source import Source, canonical, check_limits, locate, missing
 from graftlm.tasks._task import Given, Problem, TaskData
@@ -132,7 +133,7 @@ def read_texts(
     table = read_file(file)
     module = module_of(task)
     if module.READS == "rows":
-        return module.asked(table, columns or {})
+        return rows_of(table, columns or {}) if fields else module.asked(table, columns or {})
     needed = {
         ours: theirs for ours, theirs in (columns or {}).items() if ours.startswith("text") or theirs in table.columns
     }

@@ -43,7 +43,8 @@ class Reading:
     `causal`: its last token has seen the whole row, its first one nothing. `strict`: an example that cannot be learned
     from is an error, and not only counted. `end` is the token that ends what the model writes, `apart` whether it
     reads a prompt by an encoder, and so has as many tokens again for what it writes. `fill`, where there is one, makes
-    prompts of fields in place of the task's own template: their ids within so much room, and how many were cut.
+    prompts of fields in place of the task's own template: their rows within so much room, and how many were cut; and
+    `word` gives a word's tokens in the place that such a row asks for it at.
     """
 
     tokenizer: Any
@@ -52,7 +53,8 @@ class Reading:
     strict: bool = False
     end: int = 0
     apart: bool = False
-    fill: Callable[[Sequence[Mapping[str, str]], int], tuple[list[list[int]], int]] | None = None
+    fill: Callable[[Sequence[Mapping[str, str]], int], tuple[list[Features], int]] | None = None
+    word: Callable[[str], list[int]] | None = None
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ class LanguageHead:
 
     outputs = 0
 
-    def __init__(self, attached: Attached, config: HeadConfig):
+    def __init__(self, attached: Attached, config: HeadConfig, *, trains: bool = True):
         if config != HeadConfig():
             name = "pooling" if config.pooling != "default" else "dropout"
             raise UserError(f"head.{name} = {getattr(config, name)}, but this task uses the model's own LM head")
-        must_train(attached)
+        if trains:
+            must_train(attached)
         self._attached = attached
         self._last: bool | None = None  # whether the family does nothing behind its LM head
 

@@ -8,7 +8,7 @@ from graftlm.core.example import Example
 from graftlm.tasks import _templates
 from graftlm.tasks._features import Reading
 from graftlm.tasks._read import Table, shown
-from graftlm.tasks._rows import text
+from graftlm.tasks._rows import identity, text
 
 USUAL = {
     "text": ("text", "input", "source", "prompt", "question", "sentence", "document"),
@@ -41,6 +41,18 @@ def columns_of(template: str, option: str, table: Table, given: Mapping[str, str
 def cell(value: Any, at: str, name: str) -> str:
     """A cell as it stands in a template: a string or a number."""
     return str(value) if type(value) in (int, float) else text(value, at, name)
+
+
+def rows_of(table: Table, given: Mapping[str, str]) -> list[Example]:
+    """Rows as they are, with all of their columns, by our names too."""
+    examples: list[Example] = []
+    for row in range(len(table)):
+        own = {name: values[row] for name, values in table.columns.items()}
+        own |= {ours: own[theirs] for ours, theirs in given.items() if theirs in own}
+        named = given.get("id", "id")
+        found = identity(table, row, named if named in own else None)
+        examples.append(Example("", id=found, at=table.at(row), meta={"row": own}))
+    return examples
 
 
 def values_of(example: Example, template: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Rows to examples for tasks that read their own: columns by name, lists and strings checked, bad rows counted."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from graftlm.core.errors import UserError, unknown
@@ -8,7 +8,7 @@ from graftlm.tasks._columns import IDS, first, has, not_found
 from graftlm.tasks._read import Table, shown
 
 T = TypeVar("T")
-__all__ = ["columns", "has", "identity", "kept", "said", "strings", "text"]
+__all__ = ["columns", "has", "identity", "kept", "known", "said", "strings", "text"]
 
 
 def columns(
@@ -32,6 +32,13 @@ def columns(
         elif ours not in (*optional, "id"):
             raise not_found(table, ours, names[-1])
     return found
+
+
+def known(names: Collection[str], given: Mapping[str, str]) -> None:
+    """Refuses a key of columns that is none of ours."""
+    for ours in given:
+        if ours not in names:
+            raise unknown("key of columns", ours, names)
 
 
 def said(found: Mapping[str, str]) -> str:

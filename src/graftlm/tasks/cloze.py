@@ -1,6 +1,8 @@
 """The words that are missing in a text, by an encoder's own MLM head (Devlin et al., 2018; Taylor, 1953).
 
-A mask stands for one token. The loss is the mean cross-entropy of a row's masks over the whole vocabulary.
+A mask stands for one token. The loss is the mean cross-entropy of a row's masks over the whole vocabulary. In the
+prompt formulation the mask is the template's, its fields are a row's columns, and causal models are asked as well
+(Petroni et al., 2019; Liu et al., 2021, "GPT Understands, Too").
 """
 
 import re
@@ -15,7 +17,7 @@ from torch import Tensor
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.tasks import _rows
+from graftlm.tasks import _prompted, _rows, _templates
 from graftlm.tasks._features import Encoded, Features, Reading
 from graftlm.tasks._read import Table
 from graftlm.tasks._task import Details, Given, Problem, TaskData
@@ -31,20 +33,25 @@ COLUMNS = {
     "words": ("words", "word", "answers", "answer", "target", "label"),
 }
 TOP = 5
+SEVERAL = "{} words are no single token: nothing is learned from them, and they count as wrong"
 
 
 class Options(Config):
     """`mask`: what stands for a missing word in the data. `best`: how many words are given for each. `stride`: tokens
-    that neighbouring parts of a text longer than the model takes have in common.
+    that neighbouring parts of a text longer than the model takes have in common. `prompt`: the fields of the template,
+    which a prompt formulation puts there.
     """
 
     mask: str = Field(default="[MASK]", min_length=1)
     best: PositiveInt = 5
     stride: PositiveInt = 32
+    prompt: str = ""
 
 
 def read(given: Given) -> TaskData:
-    """Texts with masks, and a word or a list of words, one for each mask."""
+    """Texts with masks, and a word or a list of words, one for each mask; or a template's fields and one word."""
+    if given.problem.options.prompt:
+        return _fields_and_words(given)
     found = _rows.columns(given.first, given.config.columns, COLUMNS)
     for table in given.tables.values():
         for ours in COLUMNS:
@@ -59,6 +66,36 @@ def read(given: Given) -> TaskData:
         splits[split], left_out = _rows.kept(table, row_of, given.config.skip_bad)
         notes += left_out
     return TaskData(splits, (), False, tuple(notes))
+
+
+def _fields_and_words(given: Given) -> TaskData:
+    """The columns that a template has fields for, and the word that is right at its mask."""
+    prompt, mapped = given.problem.options.prompt, given.config.columns
+    _rows.known((*_templates.fields(prompt), "words", "id"), mapped)
+    splits: dict[str, list[Example]] = {}
+    notes: list[str] = []
+    for split, table in given.cut.items():
+        own = {ours: theirs for ours, theirs in mapped.items() if ours in ("words", "id")}
+        found = _rows.columns(table, own, {"words": COLUMNS["words"]})
+        fields = _prompted.columns_of(prompt, "prompt.template", table, mapped)
+
+        def row_of(row: int, table: Table = table, found: Any = (found, fields)) -> Example:
+            return _worded(table, row, *found)
+
+        splits[split], left_out = _rows.kept(table, row_of, given.config.skip_bad)
+        notes += [] if notes else [_rows.said({**fields, **found})]
+        notes += left_out
+    return TaskData(splits, (), False, tuple(notes))
+
+
+def _worded(table: Table, row: int, found: Mapping[str, str], fields: Mapping[str, str]) -> Example:
+    at, column = table.at(row), found["words"]
+    value = table.columns[column][row]
+    words = [value.strip()] if isinstance(value, str) else _rows.strings(value, at, column)
+    if len(words) != 1 or not words[0]:
+        raise UserError(f"{at}: {column} has {len(list(filter(None, words)))} words, and a template asks for one")
+    values = {name: _prompted.cell(table.columns[theirs][row], at, theirs) for name, theirs in fields.items()}
+    return Example("", id=_rows.identity(table, row, found.get("id")), at=at, answer=tuple(words), meta={"row": values})
 
 
 def _answered(table: Table, row: int, found: Mapping[str, str], mask: str) -> Example:
@@ -90,7 +127,7 @@ def _masks(text: str, mask: str) -> list[Span]:
 
 def prepared(problem: Problem, tokenizer: Any) -> Problem:
     """The problem as it is; a tokenizer without a mask is refused."""
-    if tokenizer.mask_token_id is None:
+    if tokenizer.mask_token_id is None and not problem.options.prompt:
         raise UserError(f"{type(tokenizer).__name__} has no mask token, so the model guesses no masked words")
     return problem
 
@@ -116,6 +153,10 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     A word of several tokens is an error where `reading` is strict, else nothing is learned from it.
     """
     options: Options = problem.options
+    if reading.fill is not None:
+        return _in_template(examples, reading, options.prompt)
+    if options.prompt:
+        raise UserError("task.prompt is what a template's fields are kept in; --template gives one")
     masks = [_masks(example.text, options.mask) for example in examples]
     bare = next((example for example, own in zip(examples, masks, strict=True) if not own), None)
     if bare is not None:
@@ -144,10 +185,40 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
             meaning.append([here[place] for place in places])
     long = sum(len(own) > 1 for own in parts.values())
     notes = [f"{long} texts are longer than {reading.length} tokens and are read in parts that overlap"] if long else []
-    notes += [f"{several} words are no single token: nothing is learned from them, and they count as wrong"] * bool(
-        several
-    )
+    notes += [SEVERAL.format(several)] * bool(several)
     return Encoded(examples, rows, owners, meaning, tuple(notes))
+
+
+def _in_template(examples: Sequence[Example], reading: Reading, prompt: str) -> Encoded:
+    """A row an example, asked at the template's mask."""
+    assert reading.fill is not None
+    rows, cut = reading.fill([_prompted.values_of(example, prompt) for example in examples], reading.length)
+    words = [example.answer[0] if example.answer else None for example in examples]
+    right = [
+        None if word is None else _token(word, example, reading) for word, example in zip(words, examples, strict=True)
+    ]
+    rows = [row if ids is None else replace(row, answer=ids) for row, ids in zip(rows, right, strict=True)]
+    several = right.count([UNREAD])
+    notes = [f"{cut} examples are longer than {reading.length} tokens in their template and were cut"] * bool(cut)
+    notes += [SEVERAL.format(several)] * bool(several)
+    return Encoded(examples, rows, range(len(rows)), [[0]] * len(rows), tuple(notes))
+
+
+def _token(word: str, example: Example, reading: Reading) -> list[int]:
+    """The one token of a word at the template's mask; where there is none, an error if `reading` is strict."""
+    assert reading.word is not None
+    try:
+        ids = reading.word(word)
+    except UserError as error:
+        if reading.strict:
+            raise UserError(f"{example.at}: {error}") from None
+        return [UNREAD]
+    if len(ids) != 1 and reading.strict:
+        raise UserError(
+            f'{example.at}: "{word}" is {len(ids)} tokens here, and a mask stands for one; --skip-bad leaves such '
+            "words out"
+        )
+    return ids if len(ids) == 1 else [UNREAD]
 
 
 def _right(
@@ -187,16 +258,17 @@ def goals(encoded: Encoded) -> Tensor:
 
 
 def decode(guessed: Guessed, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
-    """The text with the likeliest words in it, those words, and for each mask the next ones with probabilities."""
+    """The text with the likeliest words in it, but for a template's; those words; and the next ones, scored."""
     best: list[dict[int, Sequence[tuple[str, float]]]] = [{} for _ in encoded.examples]
     for owner, own, words in zip(encoded.owners, encoded.meaning, guessed.words, strict=True):
         best[owner] |= dict(zip(own, words, strict=True))
     answers: list[dict[str, Any]] = []
     for example, found in zip(encoded.examples, best, strict=True):
-        spans = _masks(example.text, problem.options.mask)
-        words = [found[place][0][0] for place in range(len(spans))]
-        listed = [[{"word": word, "score": share} for word, share in found[place]] for place in range(len(spans))]
-        answers.append({"text": _filled(example.text, spans, words)[0], "words": words, "best": listed})
+        words = [found[place][0][0] for place in range(len(found))]
+        listed = [[{"word": word, "score": share} for word, share in found[place]] for place in range(len(found))]
+        spans = [] if problem.options.prompt else _masks(example.text, problem.options.mask)
+        text = {"text": _filled(example.text, spans, words)[0]} if spans else {}
+        answers.append({**text, "words": words, "best": listed})
     return answers
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from graftlm.core.config import Config
-from graftlm.core.errors import UserError, unknown
+from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.tasks import _prompted, _rows, _templates
 from graftlm.tasks._features import Encoded, Features, Reading
@@ -71,9 +71,7 @@ def read(given: Given) -> TaskData:
     options: Options = given.problem.options
     mapped = given.config.columns
     names = (*_templates.fields(options.prompt), *_templates.fields(options.target), REFERENCES, "id")
-    for ours in mapped:
-        if ours not in names:
-            raise unknown("key of columns", ours, names)
+    _rows.known(names, mapped)
     splits: dict[str, list[Example]] = {}
     notes: list[str] = []
     for split, table in given.cut.items():
@@ -127,13 +125,7 @@ def _example(
 
 def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
     """Rows as they are; the prompt is made of them when they are encoded. Targets are not needed."""
-    examples: list[Example] = []
-    for row in range(len(table)):
-        own = {name: values[row] for name, values in table.columns.items()}
-        own |= {ours: own[theirs] for ours, theirs in given.items() if theirs in own}
-        identity = _rows.identity(table, row, given.get("id", "id") if given.get("id", "id") in own else None)
-        examples.append(Example("", id=identity, at=table.at(row), meta={"row": own}))
-    return examples
+    return _prompted.rows_of(table, given)
 
 
 def prepared(problem: Problem, tokenizer: Any) -> Problem:
@@ -177,7 +169,8 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     values = [_prompted.values_of(example, options.prompt) for example in examples]
     where = "" if reading.fill is not None else " at their longest field"
     if reading.fill is not None:
-        found, cut = reading.fill(values, room)
+        filled, cut = reading.fill(values, room)
+        found = [row.ids for row in filled]
     else:
         found, cut = _prompted.prompts(values, rendered, reading, room, options.chat)
     learned = [place for place, example in enumerate(examples) if "target" in example.meta]
