@@ -121,13 +121,13 @@ def opened(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Op
 def gapped(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Gap:
     """A run's prompt where the task asks for a word of the whole vocabulary. `first` as in `opened`."""
     _without_labels(config, "this task asks for any word")
-    template, frame, chat_template = framed(config, tokenizer, sites)
-    check_mask(template, frame)
-    if frame.kind not in ("masked", "causal"):
+    if sites.encoder_decoder:
         raise UserError(
             f'"{sites.family}" would be asked for the word in its decoder, which this task does not do; a masked or a '
             "causal model would work"
         )
+    template, frame, chat_template = framed(config, tokenizer, sites)
+    check_mask(template, frame)
     lexicon = Lexicon(template, frame, sites)
     soft = soft_pieces(lexicon, config.soft, first)
     stored = config.model_copy(update={"soft": dict(soft.stored), "chat_template": chat_template})
