@@ -162,4 +162,5 @@ def test_the_public_face_is_small() -> None:
     assert dir(graftlm) == [
         "DataConfig", "FitConfig", "HeadConfig", "Sites", "TrainingConfig", "UserError", "__version__", "attach",
         "compare", "evaluate", "export_peft", "fit", "import_peft", "load", "merge", "report",
+        "zero_shot",
     ]  # fmt: skip

@@ -122,11 +122,13 @@ def load(
     *,
     strength: float = 1.0,
     task: Mapping[str, Any] | None = None,
+    fold: bool = True,
 ) -> Predictor:
     """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on.
 
     `strength` scales what a method on layers adds to their outputs: 1 is as trained, 0 the bare base under the head.
-    `task` are options of the run's task, as {"beams": 4}, in place of those that it was trained with.
+    `task` are options of the run's task, as {"beams": 4}, in place of those that it was trained with. `fold`: a run
+    that can be merged is, so that asking it costs what asking the bare base does.
     """
     reporter = reporter or Silent()
     path = Path(run)
@@ -139,6 +141,8 @@ def load(
     model.attached.load(RUN, load_tensors(path, card, whole))
     if strength != 1:
         model.attached.strengthen(RUN, strength)
+    elif fold:
+        model.attached.fold(RUN)
     model.attached.quicken()
     return Predictor(card, model)
 

@@ -289,6 +289,27 @@ class Attached(nn.Module):
         return merged_weights(self.acts[run], self._tensors[run], lambda path: hosts[path].inner, self.base)
 
     @torch.no_grad()
+    def fold(self, run: str) -> bool:
+        """Puts the only run into the base's weights, where it can be merged, so that its forward pass is the bare
+        base's; gives whether it was. Until `detach` the run then cannot be trained, strengthened or turned off.
+        """
+        if len(self.runs) > 1 or not any(isinstance(act, Branch) for act in self.acts[run]):
+            return False
+        try:
+            weights = self.merged(run)
+        except UserError:
+            return False
+        if self._quick is not None:
+            self._quick.undo()
+            self._quick = None
+        self._placing.unhost()
+        for name, value in weights.items():
+            parameter = self.base.get_parameter(name)
+            self._originals.setdefault(name, parameter.detach().clone())
+            parameter.copy_(value)
+        return True
+
+    @torch.no_grad()
     def detach(self) -> nn.Module:
         """Puts the same module objects, bits, modes and gradient flags back, and gives the base."""
         if self._quick is not None:

@@ -127,11 +127,15 @@ class Placing:
         if not self._implementations:
             self._implementations = _attention.take_over(self.base)
 
+    def unhost(self) -> None:
+        """Gives the base its own layers back, whatever acts on them; routes and what acts elsewhere stay."""
+        for path, host in self.hosts.items():
+            self._replace(path, host.inner)
+
     def undo(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        for path, host in self.hosts.items():
-            self._replace(path, host.inner)
+        self.unhost()
         for module in self.base.modules():
             if hasattr(module, _attention.ATTRIBUTE):
                 delattr(module, _attention.ATTRIBUTE)
