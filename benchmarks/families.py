@@ -141,7 +141,10 @@ def shown(job: Row) -> Row:
     front = "".join(f"{task['prompt']} {task['target']}\n".format(**row) for row in shots)
     prompts = [front + task["prompt"].format(**row) for row in splits["test"]]
     base: Any = load_base("smollm2", head="lm")
-    model, tokenizer = base.model.to(torch.bfloat16 if job["precision"] == "bf16" else torch.float32).eval(), base.tokenizer
+    model, tokenizer = (
+        base.model.to(torch.bfloat16 if job["precision"] == "bf16" else torch.float32).eval(),
+        base.tokenizer,
+    )
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
     written: list[str] = []
     for first in range(0, len(prompts), size):

@@ -36,7 +36,10 @@ def page(folders: Sequence[Path], found: Sequence[Setting], verdict: Verdict | N
 <header><p class="kind">Comparison of methods</p><h1>{html.escape(title)}</h1><p class="facts">{facts}</p></header>
 <p class="verdict">{html.escape(said)}</p>
 {body}
-<script>addEventListener("load", () => dispatchEvent(new Event("resize")))</script>
+<script>
+addEventListener("load", () => dispatchEvent(new Event("resize")))
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => part.open = true))
+</script>
 </body>
 </html>
 """

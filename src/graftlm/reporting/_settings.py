@@ -124,6 +124,14 @@ def sentence(found: Sequence[Setting], own: Verdict | None) -> str:
     """The verdict in one sentence with its uncertainty."""
     if own is None:
         return "No run was tested, so that nothing can be said of which setting is best."
+    shots = {setting.shots for setting in found if setting.values("test")}
+    said = _sentence(found, own)
+    if len(shots) == 1:
+        return said
+    return f"At {max(count or 0 for count in shots)} examples a label: {said.replace('No single', 'no single', 1)}"
+
+
+def _sentence(found: Sequence[Setting], own: Verdict) -> str:
     metric = next(setting.first.metric for setting in found if setting.name == own.best)
     low, high = own.intervals[own.best]
     value = f"test {metric} {own.means[own.best]:.3f} (95 % interval {low:.3f} to {high:.3f})"

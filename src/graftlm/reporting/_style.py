@@ -38,6 +38,6 @@ pre { margin: .4rem 0; padding: .7rem .9rem; overflow-x: auto; background: var(-
 @media print {
   :root { --ink: #000; --soft: #444; --paper: #fff; --line: #bbb; --wash: #f4f4f4; }
   body { max-width: none; padding: 0; font-size: 11pt; } section { break-inside: avoid-page; }
-  details > * { display: block; } table { font-size: 9pt; } .wide { overflow: visible; }
+  table { font-size: 9pt; } .wide { overflow: visible; }
 }
 """
