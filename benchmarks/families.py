@@ -198,8 +198,9 @@ def report(rows: Sequence[Row], precision: str) -> str:
             "# Families of tasks",
             "",
             "The test split; MiniLM but for the sets of texts, which are SmolLM2's with 1,000 training examples and "
-            f"the first {SPOKEN_TESTS} of test. {precision}; weights are chosen on validation. {FEW}: the bare model behind "
-            f"{SHOTS} examples. Made by `python benchmarks/families.py`; each run is a line of the `.jsonl` beside it.",
+            f"the first {SPOKEN_TESTS} of test. {precision}; weights are chosen on validation. {FEW}: the bare model "
+            f"behind {SHOTS} examples. Made by `python benchmarks/families.py`; each run is a line of the `.jsonl` "
+            "beside it.",
             "",
             f"Measured on {where}.",
             "",

@@ -2,6 +2,7 @@
 
     python benchmarks/prompts.py [--data ../shared/data] [--model ../shared/models/minilm-mlm] [--shots 16] [--seeds 5]
     python benchmarks/prompts.py --templates    # how much the template matters on sst2
+    python benchmarks/prompts.py --decoder      # SmolLM2: zero-shot, calibrated, and 16-shot with LoRA
 
 Each seed draws its own training and validation set (`data.shots`), as LM-BFF does, and the runs are measured on the
 first of test. Steps, batch and rates are the same for both formulations. Rows are kept as `methods.py` keeps them.
@@ -42,6 +43,16 @@ PROMPTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     "rte": ("{sentence1:shorten} ? {mask} , {sentence2}", {"entailment": "yes", "not_entailment": "no"}),
 }
+DECODER, ITS_RATE = "smollm2", 5e-4
+ITS_KINDS = ("zero-shot", "calibrated zero-shot", "prompt + lora")
+ITS_PROMPTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "sst2": ("{text:shorten} It was {mask}", FEELING),
+    "ag_news": (
+        "{text:shorten} This article is about {mask}",
+        {"World": "world", "Sports": "sports", "Business": "business", "Sci/Tech": "technology"},
+    ),
+    "trec": ("{text:shorten} This question is about a {mask}", KINDS),
+}
 TEMPLATES = (
     "{text:shorten} It was {mask} .",
     "{text:shorten} All in all , it was {mask} .",
@@ -61,20 +72,24 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--templates", action="store_true", help="several templates on sst2, with LoRA")
+    parser.add_argument("--decoder", action="store_true", help="SmolLM2 on sst2, ag_news and trec")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "prompts")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a run in a process of its own
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(json.loads(options.one))))
         return 0
-    if not Path(options.model).is_dir():
+    if options.decoder:
+        options.model = DECODER
+    elif not Path(options.model).is_dir():
         raise UserError(f"there is no model in {options.model}; --model names a masked language model's folder")
     options.to.parent.mkdir(parents=True, exist_ok=True)
     settings = {"model": Path(options.model).name, "steps": options.steps, "tested": TESTED}
     rows = Rows(options.to.with_suffix(".jsonl"), settings, Path(__file__))
-    for job in jobs(options):
+    for job in decoder_jobs(options.seeds) if options.decoder else jobs(options):
         rows.measured(job, options.data / job["set"], model=options.model)
-    write_text(options.to.with_suffix(".md"), report(rows.mine()))
+    every = [row for row in rows.all if "words" in row["job"]]
+    write_text(options.to.with_suffix(".md"), report(every))
     print(f"{options.to.with_suffix('.md')}: written; {rows.failed} runs failed")
     return 1 if rows.failed else 0
 
@@ -95,13 +110,47 @@ def jobs(options: argparse.Namespace) -> list[Row]:
     return found
 
 
+def decoder_jobs(seeds: int) -> list[Row]:
+    """What was not trained once, and a run a seed of what was."""
+    found: list[Row] = []
+    for seed in range(seeds):
+        for name, (template, words) in ITS_PROMPTS.items():
+            for kind in ITS_KINDS:
+                trained = kind == ITS_KINDS[-1]
+                job = {"set": name, "label": kind, "method": "lora" if trained else None, "template": template}
+                job |= {
+                    "words": words,
+                    "rate": ITS_RATE if trained else 0.0,
+                    "shots": 16 if trained else 0,
+                    "seed": seed,
+                }
+                found += [job] if trained or not seed else []
+    return found
+
+
+def asked(job: Row, data: Path) -> Row:
+    """An untrained model, in this process: its accuracy."""
+    import graftlm
+
+    prompt = {"template": job["template"], "verbalizer": job["words"]}
+    prompt |= {"calibration": "contextual"} if job["label"].startswith("calibrated") else {}
+    found = graftlm.zero_shot(job["model_path"], prompt, data)
+    return {
+        "validation": found.metrics["accuracy"],
+        "score": found.metrics["accuracy"],
+        "parameters": {},
+        "seconds": round(found.seconds, 1),
+        "processor": processor(),
+    }
+
+
 def one(job: Row) -> Row:
     """One run, in this process: its accuracy on the first of test."""
     import graftlm
     from graftlm.cli import hush
 
     hush()
-    asked = {"prompt": {"template": job["template"], "verbalizer": job["words"]}} if job["template"] else {}
+    prompt = {"prompt": {"template": job["template"], "verbalizer": job["words"]}} if job["template"] else {}
     with tempfile.TemporaryDirectory() as work:
         data = Path(work) / "data"
         data.mkdir()
@@ -109,6 +158,8 @@ def one(job: Row) -> Row:
             lines = (Path(job["folder"]) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
             kept = lines[:TESTED] if split == "test" else lines
             (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+        if not job["shots"]:
+            return asked(job, data)
         run = graftlm.fit(
             model=job["model_path"],
             data={"path": str(data), "shots": job["shots"], "shots_seed": DRAWS[job["seed"]]},
@@ -116,7 +167,7 @@ def one(job: Row) -> Row:
             method={"name": job["method"]},
             training={"learning_rate": job["rate"], "batch_size": 8, "max_steps": job["steps"]},
             seed=job["seed"],
-            **asked,
+            **prompt,
         )
         tested = graftlm.evaluate(f"{work}/run", str(data), "test")
     return {
@@ -137,6 +188,8 @@ def report(rows: Sequence[Row]) -> str:
         "`python benchmarks/prompts.py`; every run is a line of the `.jsonl` beside it.",
         f"Measured on {', '.join(sorted({row['processor'] for row in rows}))}.",
     ]
+    spoken = [row for row in rows if row["job"]["model"] == DECODER]
+    rows = [row for row in rows if row not in spoken]
     usual = [row for row in rows if row["job"]["template"] in (None, PROMPTS[row["job"]["set"]][0])]
     labels = sorted({row["job"]["label"] for row in usual})
     lines = [["data", "a label", *labels], ["---"] * (len(labels) + 2)]
@@ -153,6 +206,12 @@ def report(rows: Sequence[Row]) -> str:
         scores = [row["score"] for row in rows if tuple(row["job"][key] for key in keys) == asked]
         lines += [[f"`{template}`", _cell(scores)]] if scores else []
     parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    if spoken:
+        lines = [["SmolLM2", *ITS_KINDS], ["---"] * (len(ITS_KINDS) + 1)]
+        for name in ITS_PROMPTS:
+            own = [row for row in spoken if row["job"]["set"] == name]
+            lines.append([name, *(_cell([r["score"] for r in own if r["job"]["label"] == kind]) for kind in ITS_KINDS)])
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 

@@ -67,7 +67,7 @@ def test_a_report_holds_every_part_and_needs_no_network(tmp_path: Path) -> None:
     out = _comparison(tmp_path / "c", {"lora": 38, "head": 12}, shots=(8, 16))
     path, said = report([out])
     text = path.read_text()
-    assert said.startswith("lora-shots16 is best: test accuracy 0.962 (95 % interval 0.")
+    assert said.startswith("At 16 examples a label: lora-shots16 is best: test accuracy 0.962 (95 % interval 0.")
     for title in ("Leaderboard", "Metric against parameters", "Few-shot curves", "Learning curves", "Commands"):
         assert f"<h2>{title}</h2>" in text
     for title in ("Classes of lora-shots16", "Confusion of lora-shots16", "Where methods disagree", "Gates of lora"):
