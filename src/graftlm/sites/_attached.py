@@ -19,6 +19,7 @@ from graftlm.sites._quick import Quick
 from graftlm.sites._route import Route
 from graftlm.sites._router import Router
 from graftlm.sites._sites import Sites
+from graftlm.sites._stored import fill, kept
 
 
 class Attached(nn.Module):
@@ -235,58 +236,21 @@ class Attached(nn.Module):
                 placed.strength = torch.ones(len(placed.bank.runs), dtype=self.dtype, device=self.device)
             placed.strength[placed.bank.runs.index(run)] = strength
 
-    @torch.no_grad()
     def kept(self, run: str) -> dict[str, Tensor]:
         """What is stored of a run: its tensors, with any reparametrisation computed once and dropped."""
-        out = {name: view.detach().clone() for name, view in self._views[run].items()}
-        for act in self.acts[run]:
-            if isinstance(act, Select):
-                continue
-            place = place_of(act)
-            own = {name: self._tensors[run][f"{place}.{name}"] for name in act.params}
-            if isinstance(act, Branch):
-                made = act.keep(own) if act.keep is not None else None
-            elif isinstance(act, Tokens) and act.from_input is not None:
-                made = None
-            else:
-                made = {"values": act.derive({name: value[None] for name, value in own.items()})[0]}
-            if made is not None:
-                for name in act.params.keys() - set(getattr(act, "stored", ())):
-                    out.pop(f"{place}.{name}", None)
-                out |= {f"{place}.{name}": value.detach().clone() for name, value in made.items()}
-        return out
+        return kept(self.acts[run], self._views[run], self._tensors[run])
 
-    @torch.no_grad()
     def load(self, run: str, tensors: Mapping[str, Tensor]) -> None:
         """Copies stored tensors into a run; missing, unexpected and mis-shaped ones are errors that name them."""
-        views = self._views[run]
-        missing, unexpected = sorted(views.keys() - tensors.keys()), sorted(tensors.keys() - views.keys())
-        if missing or unexpected:
-            parts = [
-                f"{len(names)} {kind} (first: {names[0]})"
-                for kind, names in (("missing", missing), ("unexpected", unexpected))
-                if names
-            ]
-            raise UserError(f'the tensors for adapter "{run}" do not fit it: {", ".join(parts)}')
-        for name, view in views.items():
-            if tuple(tensors[name].shape) != tuple(view.shape):
-                raise UserError(f"tensor {name} has shape {tuple(tensors[name].shape)}; {tuple(view.shape)} is needed")
-        for name, view in views.items():
-            view.copy_(tensors[name])
+        fill(run, self._views[run], tensors)
 
     def merged(self, run: str) -> dict[str, Tensor]:
         """The base's weights with a run folded in, in fp32, by parameter name; only those that change.
 
         Raises UserError where the run has a part that no weight can express, or one that other layers share.
         """
-        for act in self.acts[run]:
-            if not isinstance(act, Select) and (not isinstance(act, Branch) or act.merge is None):
-                kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "a nonlinear branch")
-                raise UserError(
-                    f'adapter "{run}" cannot be merged: {kind} at {place_of(act)} is not a change of a weight'
-                )
         hosts = self._placing.hosts
-        return merged_weights(self.acts[run], self._tensors[run], lambda path: hosts[path].inner, self.base)
+        return merged_weights(run, self.acts[run], self._tensors[run], lambda path: hosts[path].inner, self.base)
 
     @torch.no_grad()
     def fold(self, run: str) -> bool:

@@ -6,25 +6,30 @@ import torch
 from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
-from graftlm.sites._acts import Act, Branch, Select
+from graftlm.sites._acts import Act, Branch, Past, Select, Tokens
+from graftlm.sites._grouping import place_of
 from graftlm.sites._site import Rows
 
 
 @torch.no_grad()
 def merged_weights(
-    acts: Iterable[Act], tensors: Mapping[str, Tensor], layer: Callable[[str], nn.Module], base: nn.Module
+    run: str, acts: Iterable[Act], tensors: Mapping[str, Tensor], layer: Callable[[str], nn.Module], base: nn.Module
 ) -> dict[str, Tensor]:
-    """The weights that the acts change, by parameter name. `layer` gives the frozen layer at a module path.
+    """The weights that a run's acts change, by parameter name. `layer` gives the frozen layer at a module path.
 
-    Raises UserError where a changed weight is another layer's of `base` too, which would change with it.
+    Raises UserError where a part of the run is no change of a weight, and where a changed weight is another layer's of
+    `base` too, which would change with it.
     """
     out: dict[str, Tensor] = {}
     branches: list[Branch] = []
     for act in acts:
         if isinstance(act, Select):
             out[act.parameter] = tensors[f"base.{act.parameter}"].detach().clone()
-        elif isinstance(act, Branch):
+        elif isinstance(act, Branch) and act.merge is not None:
             branches.append(act)
+        else:
+            kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "a nonlinear branch")
+            raise UserError(f'adapter "{run}" cannot be merged: {kind} at {place_of(act)} is not a change of a weight')
     for branch in sorted(branches, key=_turn):
         _fold(branch, tensors, layer(branch.site.module), base, out)
     return out
