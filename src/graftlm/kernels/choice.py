@@ -22,6 +22,7 @@ from graftlm.kernels import attention, linear
 
 ROUNDS = 5
 GAIN = 1.1  # how much quicker than torch's own attention must be
+PRECISIONS, SLOWER, SAMPLE = ("bfloat16", "float32"), 1.2, 1024  # how much longer counts, and rows to see it by
 LOSS = 0.95  # how much slower than torch's own a product may seem, which is noise
 
 
@@ -65,6 +66,20 @@ class Choices:
         return self._choose(
             case, attention.KERNELS, lambda kernel: attention.probe(kernel, dtype, width, length, train), GAIN
         )
+
+    def precision(self, weight: Tensor) -> str:
+        """ "float32" where products with a weight (d_out d_in) take clearly longer in bfloat16, else "bfloat16"."""
+        x = torch.zeros(SAMPLE, weight.shape[1])
+
+        def made(name: str) -> Callable[[], None]:
+            own, many = (tensor.detach().to(getattr(torch, name)) for tensor in (weight, x))
+
+            def product() -> None:
+                torch.nn.functional.linear(many, own)
+
+            return product
+
+        return self._choose(f"precision.{'×'.join(map(str, weight.shape))}", PRECISIONS, made, SLOWER)
 
     def prepare(self, dtype: torch.dtype, width: int, longest: int) -> None:
         """Measures attention up to a length, so that nothing is measured later."""

@@ -21,7 +21,7 @@ from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._prompt_head import PromptHead, asking_for, check_formulation, reading
 from graftlm.recipes._seen import drawn, look, words_said
 from graftlm.recipes._signals import Stopping
-from graftlm.recipes._speed import choose_kernels, keep_bottom
+from graftlm.recipes._speed import choose_kernels, keep_bottom, warn_of_bf16
 from graftlm.recipes._watched import Watched, shrinking
 from graftlm.sites import Select, Sites
 from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
@@ -144,6 +144,7 @@ def _quicken(model: TaskModel, found: Mapping[str, Job], reporter: Reporter) -> 
     """Has the shared base computed as the first run's settings say."""
     training = next(iter(found.values())).run.config.training
     plans = {name: job.plan for name, job in found.items()}
+    warn_of_bf16(model, training, reporter)
     choose_kernels(model, training, plans)
     rows = [row for job in found.values() for encoded in (job.given, job.watched) for row in encoded.rows]
     keep_bottom(model, training, plans, rows, reporter)
