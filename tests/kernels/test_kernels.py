@@ -95,6 +95,9 @@ def test_a_low_rank_change_has_the_gradients_of_its_formula() -> None:
     assert torch.autograd.gradcheck(lambda y, x, down, up: add_low_rank(y, x, down, up, scale), own)
 
 
+NOISE = {"t5": 4e-5}  # whose scores are not scaled: its gradients in plain fp32 are as far from those in fp64
+
+
 @pytest.mark.parametrize("family", sparing(TABLED))
 def test_a_quick_base_gives_what_the_plain_one_gives(family: str) -> None:
     """Outputs and every run's gradients, with padding."""
@@ -120,7 +123,7 @@ def test_a_quick_base_gives_what_the_plain_one_gives(family: str) -> None:
     assert set(layers.values()) == {"onednn"} if OTHERS else {"torch"}
     for name, value in plain.items():
         error = float((quick[name] - value).norm())
-        assert error <= 1e-5 * float(value.norm()) + 1e-6, name
+        assert error <= NOISE.get(family, 1e-5) * float(value.norm()) + 1e-6, name
     base = attached.detach()
     assert not any("forward" in vars(module) for module in base.modules())
 
