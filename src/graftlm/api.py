@@ -120,12 +120,14 @@ def load(
     *,
     strength: float = 1.0,
     task: Mapping[str, Any] | None = None,
+    fold: bool = False,
 ) -> Predictor:
     """A finished run, ready to `predict(["a text", …])`; `strength` scales what a method on layers adds.
 
-    `task` are options of its task, as {"beams": 4}, in place of those that it was trained with.
+    `task` are options of its task, as {"beams": 4}, in place of those that it was trained with. `fold` puts a run that
+    can be merged into the base's weights, which is quicker; it then cannot be changed or turned off.
     """
-    return _predict.load(run, reporter, strength=strength, task=task)
+    return _predict.load(run, reporter, strength=strength, task=task, fold=fold)
 
 
 def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Path:

@@ -72,7 +72,7 @@ def predict(
     from graftlm.recipes.predict import load
 
     reporter = ConsoleReporter(quiet=quiet)
-    predictor = load(run, reporter, task=task_values(option))
+    predictor = load(run, reporter, task=task_values(option), fold=True)
     if rank is not None:
         from graftlm.tasks import read_texts
 

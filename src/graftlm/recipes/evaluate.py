@@ -33,7 +33,7 @@ def evaluate(
     unless `data` gives its own; `task` are options of the task in place of the training's.
     """
     reporter = reporter or Silent()
-    predictor = load(run, reporter, task=task)
+    predictor = load(run, reporter, task=task, fold=True)
     card, module = predictor.card, predictor.model.task
     stored = card.data
     data = data.model_copy(

@@ -34,7 +34,7 @@ def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> 
     target = Path(to)
     if target.exists():
         raise UserError(f"{target} exists; name a new folder")
-    predictor = load(run, reporter, fold=False)
+    predictor = load(run, reporter)
     if predictor.card.prompt is not None:
         raise UserError(
             f"{run} is asked by a template, which a plain model has no place for; graftlm export writes it for PEFT"

@@ -122,13 +122,13 @@ def load(
     *,
     strength: float = 1.0,
     task: Mapping[str, Any] | None = None,
-    fold: bool = True,
+    fold: bool = False,
 ) -> Predictor:
     """A run's folder (or its adapter's) as a Predictor; refuses another base than it was trained on.
 
     `strength` scales what a method on layers adds to their outputs: 1 is as trained, 0 the bare base under the head.
     `task` are options of the run's task, as {"beams": 4}, in place of those that it was trained with. `fold`: a run
-    that can be merged is, so that asking it costs what asking the bare base does.
+    that can be merged is, so that asking it costs what asking the bare base does; its tensors are not read again then.
     """
     reporter = reporter or Silent()
     path = Path(run)
