@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 Size = tuple[int, int]  # rows, and tokens in the longest
-A_PASS = {"cpu": 128}  # tokens that take about as long as what a pass costs whatever its size; measured by --curve
+A_PASS = {"cpu": 128}  # tokens that take about as long as what a pass costs whatever its size: estimates, not measured
 ON_ACCELERATOR = 4096
 
 
