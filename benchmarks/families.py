@@ -50,14 +50,10 @@ def main() -> int:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--max-steps", type=int, help="of each run, to try the benchmark")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "families")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # a run in a process of its own
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(json.loads(options.one))))
-        return 0
     options.to.parent.mkdir(parents=True, exist_ok=True)
     settings = {"precision": options.precision, "max_steps": options.max_steps}
-    rows = Rows(options.to.with_suffix(".jsonl"), settings, Path(__file__))
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, one)
     for seed in range(options.seeds):
         for name in options.sets:
             if not (options.data / name).is_dir():

@@ -50,11 +50,7 @@ def main() -> int:
     parser.add_argument("--speed", action="store_true", help="compare training steps, train nothing")
     parser.add_argument("--rounds", type=int, default=30, help="of --speed")
     parser.add_argument("--tokens", type=int, default=64, help="a row, of --speed")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # a run in a process of its own
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(json.loads(options.one))))
-        return 0
     if options.speed:
         import speed
 
@@ -70,7 +66,7 @@ def benchmark(options: argparse.Namespace) -> int:
     settings |= {"validation": options.validation, "precision": options.precision}
     settings |= {"epochs": options.epochs, "max_steps": options.max_steps}
     options.to.parent.mkdir(parents=True, exist_ok=True)
-    rows = Rows(options.to.with_suffix(".jsonl"), settings, Path(__file__))
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, one)
     with tempfile.TemporaryDirectory() as work:
         sets = list(_subsets(options, Path(work)))
         for name, folder in sets:

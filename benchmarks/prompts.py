@@ -9,7 +9,6 @@ first of test. Steps, batch and rates are the same for both formulations. Rows a
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from graftlm.core.files import write_text
 ROOT = Path(__file__).parents[1]
 DRAWS = (13, 21, 42, 87, 100)
 RATES = {"lora": 2e-3, "full": 1e-4}
+STEPS = {16: 100, 64: 150, 256: 250}  # by examples a label; a quarter of them lies between two validations
 TESTED = 1000
 FEELING = {"negative": "terrible", "positive": "great"}
 KINDS = {
@@ -68,24 +68,19 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the datasets' folder")
     parser.add_argument("--model", default=str(ROOT.parent / "shared" / "models" / "minilm-mlm"))
     parser.add_argument("--sets", nargs="+", default=list(PROMPTS), choices=list(PROMPTS), metavar="SET")
-    parser.add_argument("--shots", nargs="+", type=int, default=[16], help="examples a label")
+    parser.add_argument("--shots", nargs="+", type=int, default=[16], choices=list(STEPS), help="examples a label")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--templates", action="store_true", help="several templates on sst2, with LoRA")
     parser.add_argument("--decoder", action="store_true", help="SmolLM2 on sst2, ag_news and trec")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "prompts")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # a run in a process of its own
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(json.loads(options.one))))
-        return 0
     if options.decoder:
         options.model = DECODER
     elif not Path(options.model).is_dir():
         raise UserError(f"there is no model in {options.model}; --model names a masked language model's folder")
     options.to.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"model": Path(options.model).name, "steps": options.steps, "tested": TESTED}
-    rows = Rows(options.to.with_suffix(".jsonl"), settings, Path(__file__))
+    settings = {"model": Path(options.model).name, "tested": TESTED}
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, one)
     for job in decoder_jobs(options.seeds) if options.decoder else jobs(options):
         rows.measured(job, options.data / job["set"], model=options.model)
     every = [row for row in rows.all if "words" in row["job"]]
@@ -160,12 +155,13 @@ def one(job: Row) -> Row:
             (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
         if not job["shots"]:
             return asked(job, data)
+        steps = STEPS[job["shots"]]
         run = graftlm.fit(
             model=job["model_path"],
             data={"path": str(data), "shots": job["shots"], "shots_seed": DRAWS[job["seed"]]},
             out=f"{work}/run",
             method={"name": job["method"]},
-            training={"learning_rate": job["rate"], "batch_size": 8, "max_steps": job["steps"]},
+            training={"learning_rate": job["rate"], "batch_size": 8, "max_steps": steps, "eval_steps": steps // 4},
             seed=job["seed"],
             **prompt,
         )

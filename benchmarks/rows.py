@@ -1,11 +1,12 @@
 """Runs of a benchmark as lines of a file: one that is there is not run again."""
 
 import json
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,10 +17,13 @@ Row = dict[str, Any]
 
 
 class Rows:
-    """The measured runs in a file, those of other settings included; `mine` are those of this benchmark's."""
+    """The measured runs in a file, those of other settings included; `mine` are those of this benchmark's.
 
-    def __init__(self, path: Path, settings: Row, script: Path):
-        self.path, self.settings, self.script, self.failed = path, settings, script, 0
+    `measure` gives a job's row, in a process of its own.
+    """
+
+    def __init__(self, path: Path, settings: Row, measure: Callable[[Row], Row]):
+        self.path, self.settings, self.measure, self.failed = path, settings, measure, 0
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         self.all: list[Row] = [json.loads(line) for line in text.splitlines()]
 
@@ -35,25 +39,26 @@ class Rows:
         for row in self.all:
             if row["job"] == job:
                 return row
-        said = f"{job['set']} {job['label']} at {job['rate']:g}, seed {job['seed']}"
-        print(said, end=": ", flush=True)
-        command = [
-            sys.executable,
-            str(self.script),
-            "--one",
-            json.dumps({**job, "folder": str(folder), "model_path": model}),
-        ]
-        quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
-        if done.returncode:
+        print(f"{job['set']} {job['label']} at {job['rate']:g}, seed {job['seed']}", end=": ", flush=True)
+        try:
+            row = {"job": job, **apart(self.measure, {**job, "folder": str(folder), "model_path": model})}
+        except Exception as error:  # of any kind, in that process or of it
             self.failed += 1
-            print(f"failed with {done.returncode}\n{done.stderr[-2000:]}", flush=True)
+            print(f"failed: {error!r}\n{error.__cause__ or ''}", flush=True)
             return None
-        row = {"job": job, **json.loads(done.stdout.splitlines()[-1])}
         self.all.append(row)
         write_jsonl(self.path, self.all)
         print(row.get("refused") or f"validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
         return row
+
+
+def apart(measure: Callable[[Row], Row], job: Row) -> Row:
+    """A job's row, from a process of its own, which a server forks that has imported graftlm before."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["graftlm.api", "graftlm.cli"])
+    with ProcessPoolExecutor(1, processes) as one:
+        return one.submit(measure, job).result()
 
 
 def processor() -> str:

@@ -28,8 +28,7 @@ def runs(methods: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The runs that were started. The best rate on validation is 1e-3; prefix is refused."""
     started: list[dict[str, Any]] = []
 
-    def run(command: list[str], **_: Any) -> SimpleNamespace:
-        job = json.loads(command[-1])
+    def apart(_: Any, job: dict[str, Any]) -> dict[str, Any]:
         started.append(job)
         row = {
             "validation": 0.9 if job["rate"] == 1e-3 else 0.5,
@@ -42,10 +41,9 @@ def runs(methods: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "versions": {"torch": "2"},
             "processor": "a processor",
         }
-        refused = {"refused": "no prefix here"} if job["label"] == "prefix" else row
-        return SimpleNamespace(returncode=0, stdout=json.dumps(refused) + "\n", stderr="")
+        return {"refused": "no prefix here"} if job["label"] == "prefix" else row
 
-    monkeypatch.setattr(importlib.import_module("rows"), "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(importlib.import_module("rows"), "apart", apart)
     return started
 
 
@@ -120,8 +118,10 @@ def test_a_refusal_is_reported_and_absent_sets_and_methods_are_skipped_aloud(
 def test_a_run_that_fails_leaves_no_row_and_a_code(
     methods: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = SimpleNamespace(returncode=1, stdout="", stderr="out of memory")
-    monkeypatch.setattr(importlib.import_module("rows"), "subprocess", SimpleNamespace(run=lambda *_, **__: failed))
+    def apart(*_: Any) -> None:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(importlib.import_module("rows"), "apart", apart)
     assert _go(methods, folder, monkeypatch, "--methods", "ia3", "lora", "--sets", "sst2") == 1
     assert "out of memory" in capsys.readouterr().out
     assert not (folder / "out" / "results.jsonl").exists()

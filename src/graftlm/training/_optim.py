@@ -33,9 +33,9 @@ def optimizer(
     head_rate: float,
     rates: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """One run's optimizer. Vectors (biases, norms, scales) are not decayed; the head has its own rate.
+    """One run's optimizer, torch's fused one where it has one. Vectors (biases, norms, scales) are not decayed.
 
-    `rates` multiplies the rate of the tensors that it names.
+    The head has its own rate; `rates` multiplies the rate of the tensors that it names.
     """
     known = optimizers()
     if config.optimizer not in known:
@@ -47,7 +47,8 @@ def optimizer(
         groups.setdefault(key, []).append(parameter)
     try:
         make: Any = known[config.optimizer]
-        return make([{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()])
+        quick = {"fused": True} if "fused" in inspect.signature(make).parameters else {}
+        return make([{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()], **quick)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {config.optimizer} cannot be used here: {error}") from None
 
