@@ -1,24 +1,20 @@
 """Data of a task: splits of examples with class indices or scores."""
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig
-from graftlm.tasks import _columns, _few_shot, _labels, _rows
+from graftlm.tasks import _columns, _few_shot
 from graftlm.tasks._columns import Columns
-from graftlm.tasks._marks import marked
+from graftlm.tasks._examples import Marks, classes, examples_of, scores, usable, with_fields
 from graftlm.tasks._prompted import rows_of
 from graftlm.tasks._read import Table, read_file, shown
 from graftlm.tasks._source import Source, canonical, check_limits, locate, missing
 from graftlm.tasks._task import Given, Problem, TaskData
 from graftlm.tasks._task import task as module_of
-
-Marks = tuple[str, str]
 
 
 def load(
@@ -63,7 +59,7 @@ def load(
     if task == "classification":
         found, answers = classes(tables, columns, config, labels, rows)
     else:
-        found, answers = (), {split: _scores(table, columns) for split, table in cut.items()}
+        found, answers = (), {split: scores(table, columns) for split, table in cut.items()}
     examples = {
         split: with_fields(examples_of(table, columns, config.mark, answers[split], task), table, beside)
         for split, table in cut.items()
@@ -89,16 +85,6 @@ def _aliases(columns: Columns) -> dict[str, str]:
     """Their names of our texts."""
     pair = {columns.text_pair: "text_pair"} if columns.text_pair is not None else {}
     return {columns.text: "text", **pair}
-
-
-def with_fields(examples: list[Example], table: Table, fields: Sequence[str]) -> list[Example]:
-    """Examples with some columns of their rows in `meta["row"]`."""
-    if not fields:
-        return examples
-    return [
-        replace(example, meta={**example.meta, "row": {name: table.columns[name][row] for name in fields}})
-        for row, example in enumerate(examples)
-    ]
 
 
 def _by_rows(
@@ -175,132 +161,6 @@ def _same_columns(table: Table, first: Table, columns: Columns, mark: Marks | No
     for column in (columns.text, columns.text_pair, columns.answer, *(mark or ())):
         if column is not None and table is not first:
             _columns.has(table, column)
-
-
-def classes(
-    tables: Mapping[str, Table],
-    columns: Columns,
-    config: DataConfig,
-    known: Sequence[str] | None,
-    rows: Mapping[str, range],
-) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-    """The labels, and the class index of each row that is kept. All rows count for the labels, whatever the limit."""
-    assert columns.answer is not None
-    keys = {split: _labels.keys(table, columns.answer) for split, table in tables.items()}
-    named = _labels.names(list(tables.values()), columns, config.columns)
-    whose = "the run" if known is not None else "train"
-    if known is None:
-        sources = ["train"] if "train" in tables else list(tables)
-        seen = [key for split in sources for key in keys[split]]
-        known = _labels.labels(seen, named, tables[sources[0]].where)
-    answers = {
-        split: _labels.indices(table, keys[split][: len(rows[split])], named, known, whose)
-        for split, table in tables.items()
-    }
-    return tuple(known), answers
-
-
-def usable(
-    tables: Mapping[str, Table],
-    sizes: Mapping[str, int],
-    columns: Columns,
-    config: DataConfig,
-    task: str,
-    known: Sequence[str] | None,
-    check: Callable[[Table], object] = lambda table: None,
-) -> tuple[dict[str, Table], dict[str, int], list[str]]:
-    """The tables without the rows that cannot be read, how many are left of the first `sizes` rows, and notes.
-
-    Classes of other splits must be among those of train. `check` refuses a table of one row that does not fit besides.
-    """
-    found: dict[str, Table] = {}
-    left: dict[str, int] = {}
-    notes: list[str] = []
-    for split, table in sorted(tables.items(), key=lambda item: item[0] != "train"):
-
-        def good(row: int, table: Table = table, split: str = split, known: Sequence[str] | None = known) -> int:
-            one = table.take([row])
-            examples_of(one, columns, config.mark, [None], None)
-            check(one)
-            if task == "regression":
-                _scores(one, columns)
-            elif known is None:
-                _labels.keys(one, str(columns.answer))
-            else:
-                classes({split: one}, columns, config, known, {split: range(1)})
-            return row
-
-        rows, left_out = _rows.kept(table, good, True)
-        found[split], left[split] = table.take(rows), sum(row < sizes[split] for row in rows)
-        if not left[split]:
-            raise UserError(f"none of the first {sizes[split]} examples in {table.where} can be used")
-        notes += left_out
-        if split == "train" and known is None and task == "classification":
-            known, _ = classes({split: found[split]}, columns, config, None, {split: range(0)})
-    return found, left, notes
-
-
-def _scores(table: Table, columns: Columns) -> list[float]:
-    assert columns.answer is not None
-    return [_score(value, table.at(row), columns.answer) for row, value in enumerate(table.columns[columns.answer])]
-
-
-def _score(value: Any, at: str, column: str) -> float:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise UserError(f"{at}: {column} is missing")
-    try:
-        score = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise UserError(
-            f"{at}: {column} is {shown(value)}, not a finite number; for classes use `--task classification`"
-        )
-    return score
-
-
-def examples_of(
-    table: Table, columns: Columns, mark: Marks | None, answers: Sequence[Any], task: str | None
-) -> list[Example]:
-    ids = table.columns.get(columns.id or "", [None] * len(table))
-    pairs = table.columns[columns.text_pair] if columns.text_pair else None
-    examples: list[Example] = []
-    for row, value in enumerate(table.columns[columns.text]):
-        text = _text(value, table, row, columns.text)
-        if mark is not None:
-            text = _marked(text, table, row, mark)
-        examples.append(
-            Example(
-                text,
-                _text(pairs[row], table, row, str(columns.text_pair)) if pairs is not None else None,
-                label=answers[row] if task == "classification" else None,
-                score=answers[row] if task == "regression" else None,
-                id=None if ids[row] is None else str(ids[row]),
-                meta={"label": answers[row]} if task is None and not _labels.is_missing(answers[row]) else {},
-            )
-        )
-    return examples
-
-
-def _text(value: Any, table: Table, row: int, column: str) -> str:
-    if value is None:
-        raise UserError(f"{table.at(row)}: {column} is missing")
-    if not isinstance(value, str):
-        raise UserError(f"{table.at(row)}: {column} is {shown(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{table.at(row)}: {column} holds half a surrogate pair at character {error.start + 1}"
-        ) from None
-    return value
-
-
-def _marked(text: str, table: Table, row: int, mark: Marks) -> str:
-    try:
-        return marked(text, *(table.columns[column][row] for column in mark))
-    except UserError as error:
-        raise UserError(f"{table.at(row)}: {error}") from None
 
 
 def _notes(examples: Mapping[str, Sequence[Example]]) -> list[str]:

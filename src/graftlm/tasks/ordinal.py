@@ -15,7 +15,7 @@ from torch.nn import functional
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
-from graftlm.tasks import _columns, _data, _labels, _tag_metrics
+from graftlm.tasks import _columns, _examples, _labels, _tag_metrics
 from graftlm.tasks._features import Encoded
 from graftlm.tasks._read import Table
 from graftlm.tasks._task import Details, Given, Problem, TaskData
@@ -47,13 +47,13 @@ def read(given: Given) -> TaskData:
         def ordered(one: Table) -> None:
             _numbers({"": one} if known is None else {}, answer)
 
-        tables, sizes, left_out = _data.usable(tables, sizes, columns, config, "classification", known, ordered)
+        tables, sizes, left_out = _examples.usable(tables, sizes, columns, config, "classification", known, ordered)
     if known is None:
         _numbers(tables, answer)
     rows = {split: range(size) for split, size in sizes.items()}
-    found, answers = _data.classes(tables, columns, config, known, rows)
+    found, answers = _examples.classes(tables, columns, config, known, rows)
     splits = {
-        split: _data.examples_of(tables[split].take(own), columns, None, answers[split], "classification")
+        split: _examples.examples_of(tables[split].take(own), columns, None, answers[split], "classification")
         for split, own in rows.items()
     }
     notes = (columns.said("classification"), f"order: {' < '.join(found)}", *left_out)
@@ -73,7 +73,7 @@ def _numbers(tables: Mapping[str, Table], column: str) -> None:
 def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
     """The texts or pairs; classes are not needed."""
     columns = _columns.find(table, None, {ours: theirs for ours, theirs in given.items() if theirs in table.columns})
-    return _data.examples_of(table, columns, None, [None] * len(table), None)
+    return _examples.examples_of(table, columns, None, [None] * len(table), None)
 
 
 def outputs(problem: Problem) -> int:
