@@ -10,7 +10,7 @@ from graftlm.core.config import merged
 from graftlm.core.errors import Stopped, UserError
 from graftlm.core.records import Evaluation, RunRecord
 from graftlm.core.reporter import Reporter
-from graftlm.core.settings import DataConfig, FitConfig, PromptConfig
+from graftlm.core.settings import DataConfig, FitConfig, Precision, PromptConfig
 from graftlm.recipes import compare as _compare
 from graftlm.recipes import evaluate as _evaluate
 from graftlm.recipes import export as _export
@@ -98,6 +98,7 @@ def zero_shot(
     *,
     task: str | Mapping[str, Any] = "classification",
     batch_size: int = 64,
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Metrics of a model that was not trained, asked by a prompt: {"template": …, "verbalizer": …}; writes nothing."""
     values = {"path": str(data)} if isinstance(data, str | Path) else dict(data)
@@ -111,6 +112,7 @@ def zero_shot(
         task=str(asked.pop("name")),
         batch_size=batch_size,
         options=asked,
+        precision=precision,
     )
 
 
@@ -121,13 +123,15 @@ def load(
     strength: float = 1.0,
     task: Mapping[str, Any] | None = None,
     fold: bool = False,
+    precision: Precision = "fp32",
 ) -> Predictor:
     """A finished run, ready to `predict(["a text", …])`; `strength` scales what a method on layers adds.
 
     `task` are options of its task, as {"beams": 4}, in place of those that it was trained with. `fold` puts a run that
-    can be merged into the base's weights, which is quicker; it then cannot be changed or turned off.
+    can be merged into the base's weights, which is quicker; it then cannot be changed or turned off. `precision`, fp32
+    or bf16, is that of the base's weights.
     """
-    return _predict.load(run, reporter, strength=strength, task=task, fold=fold)
+    return _predict.load(run, reporter, strength=strength, task=task, fold=fold, precision=precision)
 
 
 def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> Path:

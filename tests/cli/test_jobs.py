@@ -246,3 +246,20 @@ def test_a_union_is_named_by_its_parts(graftlm: Command, model: str, data: str) 
     found, _, err = graftlm("fit", *flags, "--method", "lora+lora", "--out", "three")
     assert (found, err) == (2, 'error: two lora cannot be united: both have a tensor "down" at 0.attention.query\n')
     assert not Path("three").exists()
+
+
+def test_a_run_is_asked_in_bf16_where_that_is_asked_for(run: Path, graftlm: Command, data: str) -> None:
+    def chances(*flags: str) -> list[float]:
+        found, out, _ = graftlm("predict", run, "--text", "the day is good great", "--quiet", *flags)
+        assert found == 0
+        return list(_lines(out)[0]["probabilities"].values())
+
+    exact, halved = chances(), chances("--precision", "bf16")
+    assert halved == pytest.approx(exact, abs=0.05)
+    assert halved != exact
+    found, out, _ = graftlm("evaluate", run, "--data", data, "--split", "test", "--precision", "bf16")
+    assert found == 0
+    assert "accuracy 1.0000" in _plain(out)
+    for command in (("predict", run, "--text", "a"), ("evaluate", run, "--data", data)):
+        found, _, err = graftlm(*command, "--precision", "fp8")
+        assert (found, err.splitlines()[-1]) == (2, 'error: no precision "fp8"; did you mean "fp32"?')

@@ -291,3 +291,13 @@ def test_bitfit_in_bf16_adds_fp32_changes() -> None:
     attached(**batch_of(attached.base, TEXTS)).last_hidden_state.float().pow(2).sum().backward()
     found = [value.grad for value in attached.parameters_of("a").values() if value.grad is not None]
     assert {gradient.dtype for gradient in found} == {torch.float32}
+
+
+def test_a_halved_base_keeps_the_frequencies_of_its_rotary_positions() -> None:
+    attached = attach(model("llama"), {"run": LoraConfig(rank=2)})
+    before = {name: value.clone() for name, value in attached.base.named_buffers()}
+    attached.halve()
+    assert {value.dtype for value in attached.base.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in attached.parameters_of("run").values()} == {torch.float32}
+    assert before
+    assert all(torch.equal(value, before[name]) for name, value in attached.base.named_buffers())

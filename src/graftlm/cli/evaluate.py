@@ -1,6 +1,6 @@
 """`graftlm evaluate`: metrics of a run on one split."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,6 +48,7 @@ def evaluate(
         list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of its task: task.beams=4.")
     ] = None,
     predict: Annotated[bool, typer.Option("--predict", help="Write predictions.jsonl too.")] = False,
+    precision: Annotated[str, typer.Option(metavar="KIND", help="Of the base's weights: fp32 or bf16.")] = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
     """Print a run's metrics on a split.
@@ -63,7 +64,7 @@ def evaluate(
     _check(run, model, data, template or verbalizer or task or multi_mask or calibration)
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.config import merged, overrides
-    from graftlm.core.settings import DataConfig
+    from graftlm.core.settings import DataConfig, precision_of
 
     found = data_values(data, columns, fractions(cut, "--cut"), mark, skip_bad=skip_bad or None)
     values = DataConfig.parse(found, where="data.")
@@ -71,8 +72,9 @@ def evaluate(
     from graftlm.recipes.evaluate import evaluate as job
 
     reporter = ConsoleReporter(quiet=quiet)
+    asked_of: dict[str, Any] = {"batch_size": batch_size, "precision": precision_of(precision)}
     if run is not None:
-        scores = job(run, values, split, reporter, predict=predict, batch_size=batch_size, task=task_values(option))
+        scores = job(run, values, split, reporter, predict=predict, task=task_values(option), **asked_of)
     else:
         from graftlm.core.settings import PromptConfig
         from graftlm.recipes.zero_shot import evaluate as untrained
@@ -89,9 +91,7 @@ def evaluate(
                 f"-o {name}=…: an untrained model takes options of prompt and task, as prompt.calibration=pmi"
             )
         name = task or "classification"
-        scores = untrained(
-            str(model), prompt, values, split, reporter, task=name, batch_size=batch_size, options=options
-        )
+        scores = untrained(str(model), prompt, values, split, reporter, task=name, options=options, **asked_of)
     title = f"{run or model}: {split}, {scores.examples:,} examples in {scores.seconds:.1f} s"
     reporter.table(title, ["metric", "value"], [[name, f"{value:.4f}"] for name, value in scores.metrics.items()])
     if scores.per_class:

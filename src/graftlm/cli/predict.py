@@ -41,6 +41,7 @@ def predict(
     gates: Annotated[
         bool, typer.Option("--gates", help="Add the gates' values; a table of them, and a plot in RUN/gates.html.")
     ] = False,
+    precision: Annotated[str, typer.Option(metavar="KIND", help="Of the base's weights: fp32 or bf16.")] = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only.")] = False,
 ) -> None:
     """Print a JSON line for each text.
@@ -55,9 +56,12 @@ def predict(
     _check(text or [], text_pair or [], file, to)
     from graftlm.cli._console import ConsoleReporter, hush
 
+    from graftlm.core.settings import precision_of
+
     hush()
     from graftlm.checkpoint import load_card
 
+    kind = precision_of(precision)
     card = load_card(Path(run))
     stored = card.data
     names = marks(mark) or stored.get("mark")
@@ -72,7 +76,7 @@ def predict(
     from graftlm.recipes.predict import load
 
     reporter = ConsoleReporter(quiet=quiet)
-    predictor = load(run, reporter, task=task_values(option), fold=True)
+    predictor = load(run, reporter, task=task_values(option), fold=True, precision=kind)
     if rank is not None:
         from graftlm.tasks import read_texts
 

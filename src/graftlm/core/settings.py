@@ -1,7 +1,7 @@
 """The options of one run, as the YAML file, the command line and Python give them. Every run saves them resolved."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -16,8 +16,19 @@ from pydantic import (
 )
 
 from graftlm.core.config import Config
+from graftlm.core.errors import unknown
 
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SEEDS = 1 << 32  # NumPy's generators take no larger ones
+
+
+def precision_of(given: str) -> Precision:
+    """The precision of that name."""
+    for known in PRECISIONS:
+        if given == known:
+            return known
+    raise unknown("precision", given, PRECISIONS)
 
 
 def _name(text: str) -> str:
@@ -127,7 +138,7 @@ class TrainingConfig(Config):
     eval_batch_size: PositiveInt = 64
     accumulation: PositiveInt = 1
     clip: NonNegativeFloat = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     kernels: Literal["auto", "packed", "torch"] = "auto"
     cache: Literal["auto", "off"] = "auto"
     base_dropout: bool = False

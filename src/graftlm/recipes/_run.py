@@ -23,7 +23,7 @@ from graftlm.recipes._seen import drawn, look, words_said
 from graftlm.recipes._signals import Stopping
 from graftlm.recipes._speed import choose_kernels, keep_bottom, warn_of_bf16
 from graftlm.recipes._watched import Watched, shrinking
-from graftlm.sites import Select, Sites
+from graftlm.sites import Select, Sites, halve
 from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
 from graftlm.training import Losses, Plan, optimizers
 
@@ -144,7 +144,8 @@ def _quicken(model: TaskModel, found: Mapping[str, Job], reporter: Reporter) -> 
     """Has the shared base computed as the first run's settings say."""
     training = next(iter(found.values())).run.config.training
     plans = {name: job.plan for name, job in found.items()}
-    warn_of_bf16(model, training, reporter)
+    if training.precision == "bf16":
+        warn_of_bf16(model, reporter)
     choose_kernels(model, training, plans)
     rows = [row for job in found.values() for encoded in (job.given, job.watched) for row in encoded.rows]
     keep_bottom(model, training, plans, rows, reporter)
@@ -181,7 +182,7 @@ def _assemble(
         )
     forms = {run.name: method_form(run.method, sites) for run in runs}
     if config.training.precision == "bf16" and not casts(runs, base):
-        base.model.to(torch.bfloat16)
+        halve(base.model.parameters())
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
     prompts = {run.name: run.config.prompt for run in runs if run.config.prompt is not None}

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from graftlm.core.reporter import Reporter
-from graftlm.core.settings import TrainingConfig
+from graftlm.core.settings import TrainingConfig, precision_of
 from graftlm.kernels import current
 from graftlm.recipes._bottom import SHARE, Bottom, depth
 from graftlm.recipes._memory import free_memory
@@ -16,13 +16,20 @@ from graftlm.tasks import Features, SequenceHead, TokenHead, collate
 from graftlm.training import Plan, steps_of
 
 
-def warn_of_bf16(model: TaskModel, config: TrainingConfig, reporter: Reporter) -> None:
+def lower(model: TaskModel, precision: str, reporter: Reporter) -> None:
+    """Puts the base of a model that is only asked into bf16, where that is the precision; fp32 changes nothing."""
+    if precision_of(precision) == "bf16":
+        model.attached.halve()
+        warn_of_bf16(model, reporter)
+
+
+def warn_of_bf16(model: TaskModel, reporter: Reporter) -> None:
     """Says so where this processor takes longer for products in bf16 than in fp32, as many without AMX do."""
-    if config.precision != "bf16" or model.attached.device.type != "cpu":
+    if model.attached.device.type != "cpu":
         return
     first = next((module for module in model.attached.base.modules() if isinstance(module, nn.Linear)), None)
     if first is not None and current().precision(first.weight) == "float32":
-        reporter.warn("bf16 takes longer than fp32 on this processor; training.precision=fp32 would be quicker")
+        reporter.warn("bf16 takes longer than fp32 on this processor; precision fp32 would be quicker")
 
 
 def choose_kernels(model: TaskModel, config: TrainingConfig, plans: dict[str, Plan]) -> None:

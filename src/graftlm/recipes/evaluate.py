@@ -11,7 +11,7 @@ from graftlm.core.errors import UserError
 from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import Evaluation, not_finite
 from graftlm.core.reporter import Reporter, Silent
-from graftlm.core.settings import DataConfig
+from graftlm.core.settings import DataConfig, Precision
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import recut
 from graftlm.recipes.predict import RUN, fields_of, load
@@ -26,14 +26,16 @@ def evaluate(
     predict: bool = False,
     batch_size: int = 64,
     task: Mapping[str, Any] | None = None,
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Evaluates a run on a split and writes `metrics.json` (and with `predict`, `predictions.jsonl`) into its folder.
 
     Columns, entity marks and, on the file that the run was trained on, the cut into splits are those of the training
-    unless `data` gives its own; `task` are options of the task in place of the training's.
+    unless `data` gives its own; `task` are options of the task in place of the training's; `precision` is
+    that of the base's weights.
     """
     reporter = reporter or Silent()
-    predictor = load(run, reporter, task=task, fold=True)
+    predictor = load(run, reporter, task=task, fold=True, precision=precision)
     card, module = predictor.card, predictor.model.task
     stored = card.data
     data = data.model_copy(

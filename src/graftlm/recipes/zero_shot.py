@@ -9,11 +9,12 @@ from graftlm.checkpoint import load_base
 from graftlm.core.errors import UserError
 from graftlm.core.records import Evaluation
 from graftlm.core.reporter import Reporter, Silent
-from graftlm.core.settings import DataConfig, HeadConfig, PromptConfig
+from graftlm.core.settings import DataConfig, HeadConfig, Precision, PromptConfig
 from graftlm.prompts import needs, parse, words_of
 from graftlm.recipes._building import build
 from graftlm.recipes._prompt_head import PromptHead, asking_for
 from graftlm.recipes._seen import drawn, look
+from graftlm.recipes._speed import lower
 from graftlm.recipes.predict import OWN, RUN
 
 
@@ -27,8 +28,10 @@ def evaluate(
     task: str = "classification",
     batch_size: int = 64,
     options: Mapping[str, Any] | None = None,
+    precision: Precision = "fp32",
 ) -> Evaluation:
-    """Metrics of a model on a split, of which nothing is trained and nothing written. `options` are the task's.
+    """Metrics of a model on a split, of which nothing is trained and nothing written. `options` are the task's,
+    `precision` that of the model's weights.
 
     The labels are those of the verbalizer, in its order. Virtual tokens are refused unless they start from words, and a
     verbalizer that learns from labels is, too; one that looks at texts alone looks at those that it is asked about.
@@ -57,6 +60,7 @@ def evaluate(
     built = build(base, {RUN: nothing}, HeadConfig(), problem, {RUN: 0}, {RUN: prompt}, trains=False)
     for note in built.head.prompts[RUN].verbalizer.notes if isinstance(built.head, PromptHead) else ():
         reporter.warn(note)
+    lower(built, precision, reporter)
     built.attached.quicken()
     started = time.perf_counter()
     encoded = built.encode(loaded.splits[split], RUN)

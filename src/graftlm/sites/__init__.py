@@ -19,6 +19,7 @@ from graftlm.sites._acts import (
 from graftlm.sites._attached import Attached
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import keyed_dropout, row_keys
+from graftlm.sites._half import halve
 from graftlm.sites._recording import recorded
 from graftlm.sites._route import Route
 from graftlm.sites._site import Attention, Site
@@ -45,6 +46,7 @@ __all__ = [
     "Tensors",
     "Tokens",
     "View",
+    "halve",
     "kaiming_uniform",
     "keyed_dropout",
     "normal",

@@ -12,6 +12,7 @@ from graftlm.sites._acts import Act, Branch, Param, Past, Select, Tokens
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import salt
 from graftlm.sites._grouping import Sharing, grouped, place_of
+from graftlm.sites._half import halve
 from graftlm.sites._merge import merged_weights
 from graftlm.sites._modes import Modes
 from graftlm.sites._placing import Placing
@@ -57,6 +58,7 @@ class Attached(nn.Module):
         self._originals: dict[str, Tensor] = {}
         self._placing = Placing(sites, self.router)
         self.base.requires_grad_(False)
+        self._own = tuple(self.base.parameters())
         self._build()
         self._base_dropout = False
         self._quick: Quick | None = None
@@ -208,6 +210,10 @@ class Attached(nn.Module):
             yield self.router.noted
         finally:
             self.router.noted = None
+
+    def halve(self) -> None:
+        """Casts the base's weights to bf16 for good; what runs add to it stays fp32. For runs that train no more."""
+        halve(self._own)
 
     def parameters_of(self, run: str) -> dict[str, nn.Parameter]:
         """A run's own trainable tensors by name; their `.grad` is filled after each backward pass."""
