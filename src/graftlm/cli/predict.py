@@ -55,7 +55,6 @@ def predict(
     """
     _check(text or [], text_pair or [], file, to)
     from graftlm.cli._console import ConsoleReporter, hush
-
     from graftlm.core.settings import precision_of
 
     hush()
