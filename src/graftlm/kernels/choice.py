@@ -18,7 +18,7 @@ from torch import Tensor
 
 from graftlm.core.errors import Unwritable
 from graftlm.core.files import write_json
-from graftlm.kernels import attention, linear
+from graftlm.kernels import attention, linear, memory
 
 ROUNDS = 5
 GAIN = 1.1  # how much quicker than torch's own attention must be
@@ -157,5 +157,6 @@ _current: list[Choices] = []
 def current() -> Choices:
     """This process's choices, those of earlier ones included."""
     if not _current:
+        memory.keep_few_products()
         _current.append(Choices(default_file()))
     return _current[0]
