@@ -1,7 +1,7 @@
 """Training and prediction on a CPU against PEFT and Transformers' Trainer, side by side in one process.
 
     python benchmarks/fit.py step [--rounds 7]
-    python benchmarks/fit.py sst2 --data DIR_OF_DATASETS [--epochs 2] [--seeds 1]
+    python benchmarks/fit.py sst2 --data DIR_OF_DATASETS [--epochs 2] [--seeds 1] [--sides "peft fp32" "ours fp32"]
     python benchmarks/fit.py smollm2 [--rounds 5]
     python benchmarks/fit.py cached --data DIR_OF_DATASETS
     python benchmarks/fit.py predict --data DIR_OF_DATASETS
@@ -157,9 +157,9 @@ def smollm2(options: argparse.Namespace) -> None:
 
 def sst2(options: argparse.Namespace) -> None:
     """Each side in a process of its own, in turns, seed after seed."""
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in options.sides}
     for seed in range(options.seeds):
-        for side in SIDES:
+        for side in options.sides:
             job = {"side": side, "seed": seed, "data": str(options.data / "sst2"), "epochs": options.epochs}
             command = [sys.executable, __file__, "one", "--job", json.dumps(job)]
             row = json.loads(
@@ -168,7 +168,7 @@ def sst2(options: argparse.Namespace) -> None:
             found[side].append(row)
             print(side, seed, row, flush=True)
     print(processor())
-    reference = statistics.median(row["seconds"] for row in found["peft fp32"])
+    reference = statistics.median(row["seconds"] for row in found[options.sides[0]])
     for side, rows in found.items():
         seconds, memory = (statistics.median(row[key] for row in rows) for key in ("seconds", "memory"))
         accuracy = statistics.mean(row["accuracy"] for row in rows)
@@ -328,6 +328,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="of sst2; the first is 1 ×")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.data is None and options.part in ("sst2", "cached", "predict"):
