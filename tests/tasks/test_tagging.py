@@ -6,6 +6,8 @@ import pytest
 import torch
 from seqeval import metrics as seqeval
 from sklearn import metrics as sk
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
@@ -150,6 +152,16 @@ def test_every_word_is_read_at_its_own_first_token_whatever_the_script(tokenizer
     assert encoded.notes == (
         (f"{lost} words have no token of their own and are left without a tag, which counts as wrong",) if lost else ()
     )
+
+
+def test_words_that_share_a_token_are_both_read_at_it():
+    whole = Tokenizer(models.WordLevel({"a b": 0, "c": 1, "<s>": 2}, unk_token="<s>"))
+    whole.pre_tokenizer = pre_tokenizers.Split(" c", "isolated")
+    shared = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="<s>")
+    encoded = TAGGING.encode([Example("a b c", answer=(1, 2, 3))], Reading(shared, 8), problem())
+    assert encoded.meaning == [[0, 1, 2]]
+    assert encoded.rows[0].places == [0, 0, 1]
+    assert TAGGING.goals(encoded).tolist() == [[1, 2, 3]]
 
 
 def test_the_last_sub_word_is_read_by_option(tokenizer):
