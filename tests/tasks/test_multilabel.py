@@ -53,6 +53,7 @@ def test_labels_may_stand_in_a_string_between_commas(write):
         ({"text": "x", "labels": 3}, "labels is 3, not a list"),
         ({"text": "x", "labels": ["a", ""]}, r'labels\[1\] is "", not a string'),
         ({"text": None, "labels": ["a"]}, "text is missing"),
+        ({"text": "x", "labels": [0, 1, 0]}, r"labels is \[0, 1, 0\], a mark for each label; write the labels"),
     ],
 )
 def test_bad_labels_are_an_error_with_their_line_or_left_out(folder, row, said):

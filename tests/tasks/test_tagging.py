@@ -51,6 +51,15 @@ def test_words_tags_and_the_characters_of_each_word_are_read(folder):
     assert "entities by BIO" in data.notes[1]
 
 
+def test_lists_in_cells_of_csv_are_read_as_json_and_as_pandas_writes_them(write):
+    for quote in ("'", '""'):
+        cells = [f"[{quote}{one}{quote}, {quote}{other}{quote}]" for one, other in (("Ann", "ran"), ("B-PER", "O"))]
+        path = write("train.csv", 'tokens,tags\n"' + '","'.join(cells) + '"\n')
+        data = load(DataConfig(path=str(path)), problem(()), splits=("train",))
+        assert data.labels == ("O", "B-PER", "I-PER")
+        assert data.splits["train"][0].text == "Ann ran"
+
+
 def test_a_string_of_words_keeps_its_own_white_space(folder):
     text = "Ann  saw\tNew York"
     (example,) = splits(folder, [{"text": text, "tags": "B-PER O B-LOC I-LOC"}]).splits["train"]

@@ -84,7 +84,7 @@ def _labels(source: Table, found: Mapping[str, str], options: Options, skip: boo
 def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
     """A row's words as characters of its text; words in a list are joined by spaces."""
     at, column = table.at(row), found["tokens"]
-    value = table.columns[column][row]
+    value = _rows.listed(table.columns[column][row])
     identity = _rows.identity(table, row, found.get("id"))
     if isinstance(value, str):
         return Example(_rows.text(value, at, column), words=split_words(value), id=identity, at=at)
