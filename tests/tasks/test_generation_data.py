@@ -21,6 +21,12 @@ def test_references_are_taken_where_a_split_has_them(shared: Any) -> None:
     assert all(len(each.answer) == 1 for each in data.splits["train"])
 
 
+def test_outputs_beside_an_output_are_references(shared: Any) -> None:
+    data = load(DataConfig(path=shared("instruction_induction")), "generation", splits=("test",))
+    assert max(len(each.answer) for each in data.splits["test"]) > 1
+    assert all(each.meta["target"] in each.answer for each in data.splits["test"])
+
+
 @pytest.mark.parametrize(
     ("name", "options", "right"),
     [

@@ -53,6 +53,7 @@ def test_labels_may_stand_in_a_string_between_commas(write):
         ({"text": "x", "labels": 3}, "labels is 3, not a list"),
         ({"text": "x", "labels": ["a", ""]}, r'labels\[1\] is "", not a string'),
         ({"text": None, "labels": ["a"]}, "text is missing"),
+        ({"text": "x", "labels": [0, 1, 0]}, r"labels is \[0, 1, 0\], a mark for each label; write the labels"),
     ],
 )
 def test_bad_labels_are_an_error_with_their_line_or_left_out(folder, row, said):
@@ -150,3 +151,17 @@ def test_the_class_in_the_middle_is_given_and_the_metrics_are_scikit_learn_s():
     details = ORDINAL.details(logits, classes(true), ranked())
     assert details.confusion == sk.confusion_matrix(true, given, labels=range(4)).tolist()
     assert ORDINAL.metrics(torch.full((2, 3), -9.0), classes([0, 0]), ranked())["kappa"] == 0.0
+
+
+def test_a_class_that_no_example_has_is_a_step_of_kappa_all_the_same():
+    true, steps = [0, 1, 3, 0, 3, 1], [0, 3, 3, 0, 1, 1]  # of four classes one is neither true nor given
+    logits = torch.tensor([[9.0 if place < step else -9.0 for place in range(3)] for step in steps])
+    weights = sk.cohen_kappa_score(true, steps, weights="quadratic", labels=range(4))
+    assert ORDINAL.metrics(logits, classes(true), ranked())["kappa"] == pytest.approx(weights)
+    assert weights != pytest.approx(sk.cohen_kappa_score(true, steps, weights="quadratic"))
+
+
+@pytest.mark.parametrize(("order", "said"), [(["a", "b", "a"], '"a" stands twice'), (["a"], "two classes or more")])
+def test_an_order_has_each_class_once_and_two_of_them(order, said):
+    with pytest.raises(UserError, match=said):
+        ranked(order=order)

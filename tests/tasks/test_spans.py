@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torchmetrics.text import SQuAD
+from transformers import PreTrainedTokenizerFast
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
@@ -134,6 +136,8 @@ SCRIPTS = [
     ("أين يعيش؟", "يعيش أحمد في القاهرة منذ عام.", "القاهرة"),
     ("Which family?", "The 👩‍👩‍👧‍👦 family 🏳️‍🌈 lives in Zürich\u0301 since 1990", "👩‍👩‍👧‍👦 family 🏳️‍🌈"),
     ("Where?", "  lives\tin\n\nReykjavík  ", "Reykjavík"),
+    ("किसने?", "राम ने कहा नमस्ते और गया।", "कहा नमस्ते"),  # marks that an uncased tokenizer drops
+    ("Where?", "the Café\u0301 Tre\u0301, a cafe\u0301 in Rome", "cafe\u0301"),
 ]
 
 
@@ -156,6 +160,27 @@ def test_an_answer_comes_back_to_the_character_in_any_script(tokenizer, question
     (found,) = SPANS.decode(said(encoded), encoded, problem())
     assert (found["start"], found["end"], found["answer"]) == (start, start + len(answer), answer)
     assert SPANS.metrics(said(encoded), encoded, problem()) == {"f1": 1.0, "exact_match": 1.0}
+
+
+def test_a_token_that_holds_a_line_break_too_gives_an_answer_without_it():
+    words = Tokenizer(models.WordLevel({"who": 0, "Ann": 1, ".\n": 2, "Bob": 3, "<s>": 4}, unk_token="<s>"))
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"\.\n| "), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<s>")
+    example = Example("who", "Ann.\nBob", answer=((0, 4),))
+    encoded = SPANS.encode([example], Reading(tokenizer, 16, causal=True), problem())
+    (found,) = SPANS.decode(said(encoded), encoded, problem())
+    assert found["answer"] == "Ann."
+
+
+def test_a_question_whose_letter_is_many_tokens_is_cut_before_it():
+    letters = Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>"))
+    letters.normalizer, letters.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<s>")
+    example = Example("who ﷺ", "Ann", answer=((0, 3),))  # the last letter is eighteen by NFKC
+    encoded = SPANS.encode([example], Reading(tokenizer, 14, causal=True), problem(stride=2))
+    assert all(len(row.ids) <= 14 for row in encoded.rows)
+    (found,) = SPANS.decode(said(encoded), encoded, problem())
+    assert found["answer"] == "Ann"
 
 
 def test_a_long_context_is_read_in_windows_and_the_best_span_is_over_all_of_them(tokenizer):

@@ -113,6 +113,11 @@ def test_rows_that_cannot_be_used_are_named_or_counted_and_other_edits_are_said(
         load(DataConfig(path=str(write("same.jsonl", [{"input": "a b", "target": "a b"}]))), "spelling")
 
 
+def test_single_words_of_a_real_list_are_found_by_their_columns(shared: Any) -> None:
+    data = load(DataConfig(path=shared("codespell_words")), "spelling", splits=("train", "test"))
+    assert (data.splits["test"][0].text, data.splits["test"][0].meta["right"]) == ("homapages", ["homepages"])
+
+
 def test_the_real_corpus_of_misspellings_is_read_whole(shared: Any) -> None:
     data = load(DataConfig(path=shared("ewt_spelling")), "spelling")
     assert [len(data.splits[split]) for split in ("train", "validation", "test")] == [921, 177, 149]

@@ -6,6 +6,8 @@ import pytest
 import torch
 from seqeval import metrics as seqeval
 from sklearn import metrics as sk
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
@@ -47,6 +49,15 @@ def test_words_tags_and_the_characters_of_each_word_are_read(folder):
     assert [example.text[slice(*span)] for span in example.words] == GOOD["tokens"]
     assert [data.labels[place] for place in example.answer] == GOOD["tags"]
     assert "entities by BIO" in data.notes[1]
+
+
+def test_lists_in_cells_of_csv_are_read_as_json_and_as_pandas_writes_them(write):
+    for quote in ("'", '""'):
+        cells = [f"[{quote}{one}{quote}, {quote}{other}{quote}]" for one, other in (("Ann", "ran"), ("B-PER", "O"))]
+        path = write("train.csv", 'tokens,tags\n"' + '","'.join(cells) + '"\n')
+        data = load(DataConfig(path=str(path)), problem(()), splits=("train",))
+        assert data.labels == ("O", "B-PER", "I-PER")
+        assert data.splits["train"][0].text == "Ann ran"
 
 
 def test_a_string_of_words_keeps_its_own_white_space(folder):
@@ -150,6 +161,16 @@ def test_every_word_is_read_at_its_own_first_token_whatever_the_script(tokenizer
     assert encoded.notes == (
         (f"{lost} words have no token of their own and are left without a tag, which counts as wrong",) if lost else ()
     )
+
+
+def test_words_that_share_a_token_are_both_read_at_it():
+    whole = Tokenizer(models.WordLevel({"a b": 0, "c": 1, "<s>": 2}, unk_token="<s>"))
+    whole.pre_tokenizer = pre_tokenizers.Split(" c", "isolated")
+    shared = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="<s>")
+    encoded = TAGGING.encode([Example("a b c", answer=(1, 2, 3))], Reading(shared, 8), problem())
+    assert encoded.meaning == [[0, 1, 2]]
+    assert encoded.rows[0].places == [0, 0, 1]
+    assert TAGGING.goals(encoded).tolist() == [[1, 2, 3]]
 
 
 def test_the_last_sub_word_is_read_by_option(tokenizer):

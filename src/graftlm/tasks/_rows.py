@@ -1,5 +1,7 @@
 """Rows to examples for tasks that read their own: columns by name, lists and strings checked, bad rows counted."""
 
+import ast
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -8,7 +10,7 @@ from graftlm.tasks._columns import IDS, first, has, not_found
 from graftlm.tasks._read import Table, shown
 
 T = TypeVar("T")
-__all__ = ["columns", "has", "identity", "kept", "known", "said", "strings", "text"]
+__all__ = ["columns", "has", "identity", "kept", "known", "listed", "said", "strings", "text"]
 
 
 def columns(
@@ -77,10 +79,25 @@ def text(value: Any, at: str, column: str) -> str:
     return value
 
 
+def listed(value: Any) -> Any:
+    """The list that a cell of CSV spells in JSON or as Python does, which pandas writes; any other cell as it is."""
+    if not (isinstance(value, str) and value.startswith("[") and value.endswith("]")):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and (read is json.loads or str(found) == value):  # 'a' 'b' would be one string
+            return found
+    return value
+
+
 def strings(value: Any, at: str, column: str, names: Sequence[str] | None = None) -> list[str]:
     """A cell that must be a list of strings; whole numbers are taken by their `names`, or as they are written."""
     if value is None:
         raise UserError(f"{at}: {column} is missing")
+    value = listed(value)
     if isinstance(value, str):
         return text(value, at, column).split()
     if not isinstance(value, list | tuple):

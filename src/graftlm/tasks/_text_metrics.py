@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 Metric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match", "numeric_match"]
 METRICS: tuple[str, ...] = get_args(Metric)
-NUMBER = re.compile(r"(?:(?<!\d)-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+WHOLE = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)"  # commas part thousands, and in a list its numbers
+NUMBER = re.compile(rf"(?:(?<!\d)[-−])?(?:{WHOLE}(?:\.\d+)?|\.\d+)")
 Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 
 
@@ -72,7 +73,7 @@ def numeric_match(texts: Sequence[str], references: Sequence[Sequence[str]]) -> 
 def last_number(text: str) -> Decimal | None:
     """The last number in a text."""
     found = NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    return Decimal(found[-1].replace(",", "").replace("−", "-")) if found else None
 
 
 def _mean(values: Sequence[float]) -> float:

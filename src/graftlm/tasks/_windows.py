@@ -1,5 +1,6 @@
 """Texts longer than a model takes, as rows that overlap, so that nothing is cut; and where each token stands."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ from graftlm.core.errors import UserError
 from graftlm.tasks._features import Features, Reading
 
 Span = tuple[int, int]
+JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Window:
     """One row of a text, or of a pair's second text.
 
     `places` of its ids are tokens of that text, which begin with the text's token number `start`; `spans` are the
-    characters [start, end) of each, without white space before it. `special` are the places of no text's tokens.
+    characters [start, end) of each, without white space around it. `special` are the places of no text's tokens.
     """
 
     features: Features
@@ -64,7 +66,7 @@ def windows(texts: Sequence[str], pairs: Sequence[str] | None, reading: Reading,
         start = before.start + len(before.places) - shared if before is not None else 0
         last = row + 1 == len(owners) or owners[row + 1] != owner
         rows.append(_window(found, row, owner, read[owner], start, last, pairs is not None))
-    return rows
+    return _with_marks(read, rows)
 
 
 def _window(found: Any, row: int, owner: int, text: str, start: int, last: bool, paired: bool) -> Window:
@@ -79,7 +81,28 @@ def _window(found: Any, row: int, owner: int, text: str, start: int, last: bool,
 def _without_space(text: str, start: int, end: int) -> Span:
     while start < end and text[start].isspace():
         start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
     return start, end
+
+
+def _with_marks(texts: Sequence[str], rows: Sequence[Window]) -> list[Window]:
+    """Spans with the marks behind them that no token is of: tokenizers drop accents, or join them to a letter."""
+    held: dict[int, set[int]] = {}
+    for row in rows:
+        held.setdefault(row.owner, set()).update(place for start, end in row.spans for place in range(start, end))
+
+    def reaching(owner: int, start: int, end: int) -> Span:
+        text, taken = texts[owner], held[owner]
+        while start < end < len(text) and end not in taken and _is_mark(text[end]):
+            end += 1
+        return start, end
+
+    return [replace(row, spans=[reaching(row.owner, *span) for span in row.spans]) for row in rows]
+
+
+def _is_mark(character: str) -> bool:
+    return not character.isascii() and (character in JOINERS or unicodedata.category(character)[0] == "M")
 
 
 def _room(firsts: Sequence[str], reading: Reading) -> int:
@@ -162,7 +185,7 @@ def _halved(texts: Sequence[str], reading: Reading) -> tuple[list[str], int]:
     most = max(1, (reading.length - tokenizer.num_special_tokens_to_add(True)) // 2)
     found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     cut = [
-        text[: spans[most - 1][1]] if len(spans) > most else text
+        text[: min(spans[most - 1][1], spans[most][0])] if len(spans) > most else text
         for text, spans in zip(texts, found["offset_mapping"], strict=True)
     ]
     return cut, sum(len(spans) > most for spans in found["offset_mapping"])

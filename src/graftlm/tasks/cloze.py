@@ -173,16 +173,15 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     for owner, own in parts.items():
         chosen = chosen_tokens(shown[owner][1], own, False)
         for number, window in enumerate(own):
-            here = {place: mask for mask, (which, place) in chosen.items() if which == number}
+            here = sorted((place, mask) for mask, (which, place) in chosen.items() if which == number)
             if not here:
                 continue
-            places = sorted(here)
-            answer = [right[owner][here[place]] for place in places] if owner in right else None
+            answer = [right[owner][mask] for _, mask in here] if owner in right else None
             rows.append(
-                Features(window.features.ids, window.features.types, [window.places[p] for p in places], answer)
+                Features(window.features.ids, window.features.types, [window.places[p] for p, _ in here], answer)
             )
             owners.append(owner)
-            meaning.append([here[place] for place in places])
+            meaning.append([mask for _, mask in here])
     long = sum(len(own) > 1 for own in parts.values())
     notes = [f"{long} texts are longer than {reading.length} tokens and are read in parts that overlap"] if long else []
     notes += [SEVERAL.format(several)] * bool(several)

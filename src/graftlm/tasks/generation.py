@@ -28,6 +28,7 @@ READS, HEAD, TUNES = "rows", "lm", False
 LOWER_IS_BETTER = ("loss",)
 loss = language_loss
 REFERENCES = "references"
+USUAL = (REFERENCES, "outputs")
 FEWEST = 8  # tokens of a prompt
 
 
@@ -91,11 +92,11 @@ def read(given: Given) -> TaskData:
 
 
 def _references(table: Table, mapped: Mapping[str, str], taken: Sequence[str]) -> str | None:
-    """The column of references: as it is mapped, or by its name where no template has it."""
+    """The column of references: as it is mapped, or by a usual name where no template has it."""
     if REFERENCES in mapped:
         _rows.has(table, mapped[REFERENCES])
         return mapped[REFERENCES]
-    return REFERENCES if REFERENCES in table.columns and REFERENCES not in taken else None
+    return next((name for name in USUAL if name in table.columns and name not in taken), None)
 
 
 def _example(

@@ -44,8 +44,11 @@ def read(given: Given) -> TaskData:
     for split, examples in data.splits.items():
         crossing = [example for example in examples if _crossing(example.answer)]
         if crossing and not given.config.skip_bad:
-            raise UserError(f"{crossing[0].at}: two answers overlap, so no token says which it belongs to")
-        splits[split] = [example for example in examples if example not in crossing]
+            raise UserError(
+                f"{crossing[0].at}: two answers overlap, so no token says which it belongs to; where one "
+                "answer of several is enough, --task spans takes them"
+            )
+        splits[split] = [example for example in examples if not _crossing(example.answer)]
         notes += [f"{len(crossing)} examples of {split} with answers that overlap are left out"] if crossing else []
     return TaskData(splits, spans.KINDS, True, tuple(notes))
 

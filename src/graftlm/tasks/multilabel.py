@@ -15,7 +15,7 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.tasks import _columns, _rows
 from graftlm.tasks._features import Encoded
-from graftlm.tasks._read import Table
+from graftlm.tasks._read import Table, shown
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 
 READS, HEAD, TUNES = "rows", "text", True
@@ -84,11 +84,22 @@ def _text(table: Table, row: int, found: Mapping[str, str]) -> Example:
 
 def _labelled(table: Table, row: int, found: Mapping[str, str]) -> Example:
     column = found["labels"]
-    value = table.columns[column][row]
+    value = _rows.listed(table.columns[column][row])
+    if _marks(value):
+        raise UserError(
+            f"{table.at(row)}: {column} is {shown(value)}, a mark for each label; write the labels that a text has"
+        )
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     labels = _rows.strings(value, table.at(row), column, table.names.get(column))
     return replace(_text(table, row, found), answer=tuple(dict.fromkeys(labels)))
+
+
+def _marks(value: Any) -> bool:
+    """Whether a list has 0 or 1 for each label: one of the two stands in it more than once, or is no whole number."""
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(each, int | float) for each in value):
+        return False
+    return {*value} <= {0, 1} and (len({*value}) < len(value) or any(type(each) is not int for each in value))
 
 
 def _indexed(example: Example, known: Sequence[str]) -> Example:

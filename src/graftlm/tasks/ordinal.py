@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +29,16 @@ class Options(Config):
     """`order`: the classes from the lowest to the highest, needed where they are no whole numbers."""
 
     order: tuple[str, ...] = ()
+
+    @field_validator("order")
+    @classmethod
+    def _each_once(cls, order: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((name for name in order if order.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f'"{twice}" stands twice')
+        if len(order) == 1:
+            raise ValueError("an order has two classes or more")
+        return order
 
 
 def read(given: Given) -> TaskData:
@@ -122,14 +133,17 @@ def measures(problem: Problem) -> tuple[str, ...]:
 
 
 def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
-    """Cohen's kappa with quadratic weights (0 where one class is all there is), accuracy, and the mean steps off."""
+    """Cohen's kappa with quadratic weights (0 where one class is all there is), accuracy, and the mean steps off.
+
+    A class that neither side has is a step of the scale all the same.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     true, given = goals(encoded).tolist(), _medians(logits)
-    one = len({*true, *given}) == 1
+    one, classes = len({*true, *given}) == 1, range(len(problem.labels))
     count = max(1, len(true))
     return {
-        "kappa": 0.0 if one else float(cohen_kappa_score(true, given, weights="quadratic")),
+        "kappa": 0.0 if one else float(cohen_kappa_score(true, given, weights="quadratic", labels=classes)),
         "accuracy": sum(map(int.__eq__, true, given)) / count,
         "mae": sum(abs(a - b) for a, b in zip(true, given, strict=True)) / count,
     }

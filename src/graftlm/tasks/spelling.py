@@ -26,8 +26,8 @@ READS, HEAD, TUNES = "rows", "tokens", True
 LOWER_IS_BETTER = ("loss",)
 loss, encode, goals, outputs = token_loss, tagging.encode, tagging.goals, tagging.outputs
 COLUMNS = {
-    "text": ("input", "text", "wrong", "source", "sentence"),
-    "target": ("target", "right", "corrected", "output"),
+    "text": ("input", "text", "wrong", "misspelling", "source", "sentence"),
+    "target": ("target", "right", "corrected", "correction", "output"),
 }
 
 

@@ -84,7 +84,7 @@ def _labels(source: Table, found: Mapping[str, str], options: Options, skip: boo
 def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
     """A row's words as characters of its text; words in a list are joined by spaces."""
     at, column = table.at(row), found["tokens"]
-    value = table.columns[column][row]
+    value = _rows.listed(table.columns[column][row])
     identity = _rows.identity(table, row, found.get("id"))
     if isinstance(value, str):
         return Example(_rows.text(value, at, column), words=split_words(value), id=identity, at=at)
@@ -156,12 +156,11 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
         chosen = chosen_tokens(examples[owner].words or (), own, options.subword == "last")
         read_words += len(chosen)
         for number, window in enumerate(own):
-            here = {place: word for word, (which, place) in chosen.items() if which == number}
-            places = sorted(here)
+            here = sorted((place, word) for word, (which, place) in chosen.items() if which == number)
             ids = window.features.ids or [reading.tokenizer.eos_token_id or 0]
             types = window.features.types if window.features.ids or window.features.types is None else [0]
-            rows.append(Features(ids, types, [window.places[place] for place in places] or [0]))
-            meaning.append([here[place] for place in places] or [None])
+            rows.append(Features(ids, types, [window.places[place] for place, _ in here] or [0]))
+            meaning.append([word for _, word in here] or [None])
             owners.append(owner)
     return Encoded(examples, rows, owners, meaning, _notes(examples, parts, read_words, reading))
 
