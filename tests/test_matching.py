@@ -17,7 +17,7 @@ from graftlm.core.reporter import Silent
 from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
 from graftlm.recipes._building import build
-from graftlm.tasks import Encoded, Features, load, parse, task
+from graftlm.tasks import Encoded, Features, load, parse, read_candidates, task
 from reliability.runs import Killed, Killing, left
 from test_task_families import METHODS, words
 
@@ -151,3 +151,12 @@ def test_what_cannot_be_matched_is_refused_by_name(tmp_path: Path) -> None:
     graftlm.fit(**{**right, "data": good}, out=tmp_path / "run", training=SHORT)
     with pytest.raises(graftlm.UserError, match="no words for the head of matching"):
         graftlm.export_peft(tmp_path / "run", tmp_path / "exported")
+
+
+def test_candidates_are_the_documents_of_a_file_and_not_its_queries(tmp_path: Path) -> None:
+    file = tmp_path / "candidates.jsonl"
+    file.write_text('{"question": "why?", "answer": "so"}\n{"question": "who?", "answer": "he", "id": 7}\n')
+    assert [(one.text, one.id) for one in read_candidates(file)] == [("so", None), ("he", "7")]
+    file.write_text('{"text": "only", "other": "no"}\n')
+    assert [one.text for one in read_candidates(file)] == ["only"]
+    assert [one.text for one in read_candidates(file, {"query": "gone", "document": "other"})] == ["no"]

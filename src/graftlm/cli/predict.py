@@ -77,9 +77,9 @@ def predict(
     reporter = ConsoleReporter(quiet=quiet)
     predictor = load(run, reporter, task=task_values(option), fold=True, precision=kind)
     if rank is not None:
-        from graftlm.tasks import read_texts
+        from graftlm.tasks import read_candidates
 
-        answers = predictor.rank(inputs, read_texts(rank), top, batch_size, reporter)
+        answers = predictor.rank(inputs, read_candidates(rank, found), top, batch_size, reporter)
     else:
         answers = predictor.predict(inputs, batch_size, reporter)
     rows = [_named(given, answer) for given, answer in zip(inputs, answers, strict=True)]

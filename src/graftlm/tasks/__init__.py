@@ -1,6 +1,6 @@
 """Task families: a file each; data, features and heads that they share."""
 
-from graftlm.tasks._data import load, read_texts
+from graftlm.tasks._data import load, read_candidates, read_texts
 from graftlm.tasks._features import Encoded, Features, Reading, collate, encode, read_places
 from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, VectorHead, guessed_head, head_keys, must_train
 from graftlm.tasks._language_head import LanguageHead
@@ -34,6 +34,7 @@ __all__ = [
     "mean_loss",
     "must_train",
     "parse",
+    "read_candidates",
     "read_places",
     "read_texts",
     "task",

@@ -113,10 +113,7 @@ def read_texts(
 ) -> list[Example]:
     """The inputs of a task in one file, for predicting. A label is not needed; one of a text or pair that is there is
     kept in `meta["label"]` as it stands, and so are columns that are among `fields`, in `meta["row"]`."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"{file} is a folder; name a file") if file.is_dir() else missing(file)
-    table = read_file(file)
+    table = _file(path)
     module = module_of(task)
     if module.READS == "rows":
         return rows_of(table, columns or {}) if fields else module.asked(table, columns or {})
@@ -127,6 +124,18 @@ def read_texts(
     answers = table.columns[found.answer] if found.answer else [None] * len(table)
     beside = [name for name in fields if name in table.columns and name not in _aliases(found)]
     return with_fields(examples_of(table, found, mark, answers, None), table, beside)
+
+
+def read_candidates(path: str | Path, columns: Mapping[str, str] | None = None) -> list[Example]:
+    """The documents in one file that a run of matching is to rank."""
+    return module_of("matching").candidates(_file(path), columns or {})
+
+
+def _file(path: str | Path) -> Table:
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file} is a folder; name a file") if file.is_dir() else missing(file)
+    return read_file(file)
 
 
 def _asked(source: Source, splits: Collection[str] | None, drawn: bool) -> dict[str, str]:

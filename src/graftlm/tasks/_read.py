@@ -1,4 +1,4 @@
-"""Files to tables: JSON, CSV, Parquet and `datasets` names, with the line of every row for errors.
+"""Files to tables: JSON, CSV, Parquet, Arrow and `datasets` names, with the line of every row for errors.
 
 JSON and CSV are read here and not by `datasets`, whose readers turn a column of dates into timestamps, whole numbers
 beside fractions into fractions and the text "NA" into nothing, stop at a blank line, and do not know line numbers.
@@ -162,7 +162,34 @@ def _read_parquet(path: Path) -> Table:
         return table_of(dataset, str(path))
 
 
-READERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+def _read_arrow(path: Path) -> Table:
+    from datasets import Dataset
+
+    with _quiet():
+        try:
+            return table_of(Dataset.from_file(str(path), in_memory=True), str(path))
+        except Exception as error:  # as for Parquet
+            raise UserError(f"{path} is not a readable Arrow file: {first_line(error)}") from None
+
+
+READERS = {
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+}
+
+
+def read_saved(path: Path) -> Table:
+    """One split in a folder that `datasets` saved it to."""
+    from datasets import load_from_disk
+
+    with _quiet():
+        try:
+            return table_of(load_from_disk(str(path), keep_in_memory=True), str(path))
+        except Exception as error:  # as for Parquet
+            raise UserError(f"{path} is not a dataset that can be read: {first_line(error)}") from None
 
 
 def hub_splits(name: str, offline: bool) -> list[str]:

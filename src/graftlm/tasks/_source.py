@@ -1,4 +1,4 @@
-"""Where the splits are: a folder of files, one file cut by fractions or taken whole, or a `datasets` name."""
+"""Where the splits are: a folder of files or one that `datasets` saved, one file cut by fractions or taken whole, or a `datasets` name."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,11 +12,12 @@ import numpy as np
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.hub import unreachable
 from graftlm.core.settings import DataConfig
-from graftlm.tasks._read import READERS, Table, first_line, hub_splits, read_file, read_hub
+from graftlm.tasks._read import READERS, Table, first_line, hub_splits, read_file, read_hub, read_saved
 
 ALIASES = {"dev": "validation", "valid": "validation", "val": "validation"}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 T = TypeVar("T")
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # what `datasets` writes beside a Dataset and a DatasetDict
 SEED = 0  # of the cut by fractions: a later evaluation has to find the same test split
 
 
@@ -48,6 +49,10 @@ def locate(config: DataConfig, asked: Collection[str] | None) -> Source:
     One file without fractions is one split: the one that is asked for if that is one alone, else "train".
     """
     path = Path(config.path)
+    if (path / SAVED_SPLITS).is_file():
+        return _saved(path)
+    if (path / SAVED).is_file():
+        path = _only_file(path)
     if path.is_file():
         return _cut(path, config.split) if config.split else _whole(path, asked)
     if config.split:
@@ -86,6 +91,20 @@ def _folder(path: Path) -> Source:
         raise UserError(f"{path} has no train, validation or test file ({kinds}); {held}")
     by_split = _by_split(((file.stem, file) for file in files), str(path))
     return Source(str(path), tuple(by_split), lambda split: read_file(by_split[split]))
+
+
+def _saved(path: Path) -> Source:
+    """The splits in a folder that `datasets` saved a DatasetDict to."""
+    by_split = _by_split(((folder.name, folder) for folder in sorted(path.iterdir()) if folder.is_dir()), str(path))
+    return Source(str(path), tuple(by_split), lambda split: read_saved(by_split[split]))
+
+
+def _only_file(path: Path) -> Path:
+    """The file of a Dataset without splits that `datasets` saved to a folder."""
+    files = sorted(path.glob("*.arrow"))
+    if len(files) != 1:
+        raise UserError(f"{path} holds one dataset in {len(files)} Arrow files; save it in one, or save its splits")
+    return files[0]
 
 
 def _by_split(named: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
@@ -128,7 +147,7 @@ def _unreachable(name: str, error: Exception) -> UserError:
         return UserError(f"{name}: {listed.strip()}; {name.partition(':')[0]}:NAME picks one")
     return UserError(
         f"{missing(Path(name))}; nor could it be had as a dataset of the hub ({first_line(error)}); "
-        "a folder with train.jsonl, a .jsonl, .csv or .parquet file, or a dataset that is cached here would work"
+        "a folder with train.jsonl, a .jsonl, .csv, .parquet or .arrow file, or a dataset that is cached here would work"
     )
 
 

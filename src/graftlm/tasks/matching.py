@@ -83,10 +83,19 @@ def _text(value: Any, at: str, column: str) -> str:
 
 def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
     """The queries; documents are not needed."""
-    found = _rows.columns(table, given, COLUMNS, optional=("document", "negatives"))
+    return _side(table, _rows.columns(table, given, COLUMNS, optional=("document", "negatives")), "query")
+
+
+def candidates(table: Table, given: Mapping[str, str]) -> list[Example]:
+    """The documents that queries are to find, in the column that `given` or their usual names say, or of texts."""
+    known = {ours: theirs for ours, theirs in given.items() if ours in ("document", "id") and theirs in table.columns}
+    return _side(table, _rows.columns(table, known, {"document": (*COLUMNS["document"], "text")}), "document")
+
+
+def _side(table: Table, found: Mapping[str, str], side: str) -> list[Example]:
     return [
         Example(
-            _text(table.columns[found["query"]][row], table.at(row), found["query"]),
+            _text(table.columns[found[side]][row], table.at(row), found[side]),
             id=_rows.identity(table, row, found.get("id")),
             at=table.at(row),
         )
