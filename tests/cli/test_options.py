@@ -1,8 +1,10 @@
 """Which of a config file, a flag and an `-o` pair wins."""
 
+from importlib.resources import files
 from pathlib import Path
 
 from graftlm.cli._options import data_values, fractions, given, layered, method_options, pairs, read_config
+from graftlm.core.settings import FitConfig
 
 
 def test_flags_win_over_the_file_and_pairs_over_both() -> None:
@@ -56,3 +58,12 @@ def test_lists_of_pairs() -> None:
 def test_a_methods_own_options() -> None:
     assert method_options(["method.rank=4", "method.sites=[a, b]"], "lora") == {"rank": 4, "sites": ["a", "b"]}
     assert method_options([], None) == {}
+
+
+def test_options_of_a_task_without_its_name_are_those_of_classification() -> None:
+    values = {"model": "m", "data": "d", "out": "o", "task": {"max_length": 8}}
+    assert FitConfig.parse({**values, "method": "lora"}).task == {"name": "classification", "max_length": 8}
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert files("graftlm").joinpath("py.typed").is_file()

@@ -19,6 +19,8 @@ def pairs(text: str | None, flag: str) -> dict[str, str]:
             continue
         if not (equals and name and value):
             raise UserError(f'{flag} "{text}": write it as name=value,name=value')
+        if name in found:
+            raise UserError(f'{flag} "{text}" names {name} twice')
         found[name] = value
     return found
 
@@ -89,6 +91,8 @@ def data_values(
     path: str | None, columns: str | None, split: Mapping[str, float], mark: str | None, **more: Any
 ) -> Values:
     """A DataConfig's values from flags."""
+    if path == "":
+        raise UserError("--data is empty; name a folder of splits, a file or a datasets name")
     return given(path=path, columns=pairs(columns, "--columns"), split=dict(split), mark=marks(mark), **more)
 
 

@@ -68,6 +68,12 @@ class DataConfig(Config):
         return self
 
 
+def _task(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {"name": "classification", **value}
+    return {"name": value} if isinstance(value, str) else value
+
+
 class HeadConfig(Config):
     """`pooling`: the architecture's own ("default"), the "first" or "last" real token, or the "mean" of them;
     "virtual" is the architecture's own with a prompt's virtual tokens counted too, as PEFT does.
@@ -157,11 +163,12 @@ class TrainingConfig(Config):
 class FitConfig(Config):
     """One run, whole. `method`: {"name": "lora", "rank": 4}, or the name alone, or {"union": ["lora", "prefix"]}.
 
-    `task`: {"name": "spans", "stride": 64}, or the name alone. `prompt`: the model's own LM head in place of a new one.
+    `task`: {"name": "spans", "stride": 64}, or the name alone; without one, classification. `prompt`: the model's own
+    LM head in place of a new one.
     """
 
     model: Name
-    task: Mapping[str, Any] = {"name": "classification"}
+    task: Annotated[Mapping[str, Any], BeforeValidator(_task)] = {"name": "classification"}
     data: DataConfig
     method: Mapping[str, Any]
     prompt: PromptConfig | None = None
@@ -177,9 +184,8 @@ class FitConfig(Config):
     def _short_forms(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             values = dict(values)
-            for key in ("method", "task"):
-                if isinstance(values.get(key), str):
-                    values[key] = {"name": values[key]}
+            if isinstance(values.get("method"), str):
+                values["method"] = {"name": values["method"]}
             if isinstance(method := values.get("method"), Mapping) and "union" in method and "name" not in method:
                 rest = {name: value for name, value in method.items() if name != "union"}
                 values["method"] = {"name": "union", "parts": method["union"], **rest}

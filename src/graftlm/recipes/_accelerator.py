@@ -5,6 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 
 from graftlm.core.errors import UserError, unknown
@@ -18,10 +19,13 @@ def accelerator_of(config: FitConfig, casts: bool) -> Accelerator:
 
     Only weights that are trained in place are cast to bf16 step by step (`casts`); a frozen base is bf16 itself.
     """
-    known = {str(name).rsplit(".", 1)[-1].lower() for name in _tracker_names()}
+    known = set(_tracker_names())
+    installed = {str(tracker.value) for tracker in get_available_trackers()}
     for name in config.training.trackers:
         if name not in known:
             raise unknown("tracker", name, known)
+        if name not in installed:
+            raise UserError(f"tracker {name} is not installed; pip install it, or leave training.trackers out")
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
         return Accelerator(
