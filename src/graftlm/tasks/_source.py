@@ -1,4 +1,4 @@
-"""Where the splits are: a folder of files or one that `datasets` saved, one file cut by fractions or taken whole, or a `datasets` name."""
+"""Where the splits are: a folder of files or of what `datasets` saved, a file cut by fractions or whole, or a name."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -147,7 +147,7 @@ def _unreachable(name: str, error: Exception) -> UserError:
         return UserError(f"{name}: {listed.strip()}; {name.partition(':')[0]}:NAME picks one")
     return UserError(
         f"{missing(Path(name))}; nor could it be had as a dataset of the hub ({first_line(error)}); "
-        "a folder with train.jsonl, a .jsonl, .csv, .parquet or .arrow file, or a dataset that is cached here would work"
+        f"a folder with train.jsonl, a file ({', '.join(READERS)}), or a dataset that is cached here would work"
     )
 
 
