@@ -79,7 +79,7 @@ def by_table(
 
 def _around(stack: str, paths: Mapping[str, str], modules: Modules, prefix: str) -> Iterable[Site]:
     for role, path in paths.items():
-        if prefix + path in modules:
+        if _has_weight(modules.get(prefix + path)):
             yield layer_site(role, None, prefix + path, modules[prefix + path], stack=stack)
 
 
@@ -88,13 +88,18 @@ def _inside(name: str, stack: Stack, blocks: Sequence[str], modules: Modules) ->
         for role, place in stack.layer.items():
             fused = place if isinstance(place, Fused) else None
             path = f"{block}.{fused.module if fused else place}"
-            if getattr(modules.get(path), "weight", None) is not None:  # a norm may be left out of a layer
+            if _has_weight(modules.get(path)):
                 yield layer_site(role, index, path, modules[path], fused, name)
+
+
+def _has_weight(module: nn.Module | None) -> bool:
+    """A norm may be left out of a layer, or have neither scale nor shift."""
+    return getattr(module, "weight", None) is not None
 
 
 def by_structure(modules: Modules, blocks: Sequence[str]) -> Iterable[Site]:
     """Linear and norm layers inside the repeated blocks; a role is the module's own name."""
     for index, block in enumerate(blocks):
         for path, module in modules[block].named_modules():
-            if is_linear(module) or is_norm(module):
+            if (is_linear(module) or is_norm(module)) and _has_weight(module):
                 yield layer_site(path, index, f"{block}.{path}", module)

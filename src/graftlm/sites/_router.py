@@ -89,7 +89,7 @@ class Router:
             ("decoder", "decoder_attention_mask"),
         ):
             mask = kwargs.get(name)
-            self.masks[stream] = mask if mask is not None and mask.dim() == 2 else None
+            self.masks[stream] = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         self._begin(tokens, kwargs.get("past_key_values"))
         if self.takes_positions:
             positions = self._positions(tokens, kwargs)
