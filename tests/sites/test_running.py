@@ -200,6 +200,38 @@ def test_generate_gives_the_same_without_a_cache(family: str) -> None:
         assert generated(family, names, 1)[2] == generated(family, names, 1, use_cache=False)[2]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("run", ["prefix", "prompt", None])
+@torch.no_grad()
+def test_a_static_cache_with_room_left_gives_what_a_growing_one_gives(family: str, run: str | None) -> None:
+    attached = generating(family)
+    row = [5, 9, 14, 33, 8]
+    with attached.route([run]):
+        found = attached.base.generate(
+            torch.tensor([virtual(attached, run) + row]),
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=VOCABULARY + 99,
+            cache_implementation="static",
+        )[0, -NEW:].tolist()
+    assert found == greedily(attached, run, row)
+
+
+@torch.no_grad()
+def test_layers_that_slide_and_layers_that_do_not_may_have_a_mask_each() -> None:
+    sliding = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+    attached = attach(model("qwen2", lm=True, **sliding), {"prefix": GENERATING["prefix"]})
+    randomise_runs(attached, std=1.0)
+    found = attached.base.generate(
+        **padded([[5, 9, 14, 33, 8], [41, 7]], "left"),
+        max_new_tokens=NEW,
+        do_sample=False,
+        eos_token_id=VOCABULARY + 99,
+        cache_implementation="static",
+    )[:, -NEW:].tolist()
+    assert found == [greedily(attached, "prefix", row) for row in ([5, 9, 14, 33, 8], [41, 7])]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
 @torch.no_grad()
 def test_gates_generate_without_a_cache_and_refuse_one_by_name(family: str) -> None:

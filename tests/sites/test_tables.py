@@ -163,6 +163,12 @@ def test_every_role_of_a_table_exists_in_every_layer(family: str) -> None:
             assert found == layers[without:], role
 
 
+def test_norms_that_have_no_weights_are_no_sites() -> None:
+    sites = Sites(model("opt", enable_bias=False, layer_norm_elementwise_affine=False))
+    assert not sites.norms()
+    assert len(sites.linear()) == 6 * LAYERS
+
+
 def found_by_peft(base: nn.Module, targets: list[str] | str) -> set[str]:
     return set(peft.get_peft_model(base, peft.LoraConfig(target_modules=targets)).base_model.targeted_module_names)
 

@@ -22,6 +22,9 @@ from graftlm.sites._router import Router
 from graftlm.sites._sites import Sites
 from graftlm.sites._stored import fill, kept
 
+# their layers see (tokens rows width), or the tokens of one expert, of which a route cannot tell the rows
+UNROUTABLE = ("xlnet", "longformer", "led", "switch_transformers")
+
 
 class Attached(nn.Module):
     """A frozen base and the runs on it.
@@ -67,6 +70,8 @@ class Attached(nn.Module):
         self.eval()
 
     def _check_sharing(self) -> None:
+        if len(self.runs) > 1 and self.sites.family in UNROUTABLE:
+            raise UserError(f'"{self.sites.family}" does not keep rows apart inside; attach one adapter at a time')
         for run, own in self.acts.items():
             if len(self.runs) > 1 and any(isinstance(act, Select) for act in own):
                 raise UserError(

@@ -211,8 +211,8 @@ def _extended(
     length, q, kv = int(derived.value.shape[1]) if derived.value is not None else 0, query.shape[2], key.shape[2]
     if causal is None:
         causal = bool(getattr(module, "is_causal", True))
-    if mask is None and causal and q > 1:
-        mask = torch.ones(q, kv, dtype=torch.bool, device=query.device).tril(kv - q)[None, None]
+    if mask is None and causal and q > 1:  # keys past the queries are room that a static cache has not filled yet
+        mask = torch.ones(q, kv, dtype=torch.bool, device=query.device).tril()[None, None]
     if mask is None:
         if derived.equal_lengths:
             return None

@@ -7,7 +7,7 @@ from torch import nn
 
 from graftlm.core import registry
 from graftlm.sites._site import Site, is_linear, is_norm, layer_site
-from graftlm.sites._table import Architecture, Fused, Span, Stack
+from graftlm.sites._table import STACKS, Architecture, Fused, Span, Stack
 
 PACKAGE = "graftlm.sites.architectures"
 Modules = Mapping[str, nn.Module]
@@ -33,7 +33,9 @@ def architecture_of(model_type: str, config: Any) -> Architecture | None:
 def blocks_of(table: Architecture | None, backbone: nn.Module, prefix: str) -> dict[str, list[str]]:
     """The paths of the repeated blocks of each stack, first to last; by structure the longest list of equal blocks."""
     if table is None:
-        return {"": [f"{prefix}{path}" for path in _repeated(backbone)]}
+        both = bool(getattr(getattr(backbone, "config", None), "is_encoder_decoder", False))
+        names = STACKS if both and all(hasattr(backbone, name) for name in STACKS) else ("",)
+        return {name: _repeated(backbone.get_submodule(name), f"{prefix}{name}." if name else prefix) for name in names}
     found: dict[str, list[str]] = {}
     for name, stack in table.stacks.items():
         blocks = list(backbone.get_submodule(stack.blocks).children())
@@ -41,13 +43,13 @@ def blocks_of(table: Architecture | None, backbone: nn.Module, prefix: str) -> d
     return found
 
 
-def _repeated(backbone: nn.Module) -> list[str]:
+def _repeated(tower: nn.Module, prefix: str) -> list[str]:
     longest: list[str] = []
-    for path, module in backbone.named_modules():
+    for path, module in tower.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) > len(longest):
             kinds = {type(child) for child in module}
             if len(kinds) == 1 and any(is_linear(inner) for inner in module.modules()):
-                longest = [f"{path}.{index}" for index in range(len(module))]
+                longest = [f"{prefix}{path}.{index}" for index in range(len(module))]
     return longest
 
 
@@ -79,7 +81,7 @@ def by_table(
 
 def _around(stack: str, paths: Mapping[str, str], modules: Modules, prefix: str) -> Iterable[Site]:
     for role, path in paths.items():
-        if prefix + path in modules:
+        if _has_weight(modules.get(prefix + path)):
             yield layer_site(role, None, prefix + path, modules[prefix + path], stack=stack)
 
 
@@ -88,13 +90,27 @@ def _inside(name: str, stack: Stack, blocks: Sequence[str], modules: Modules) ->
         for role, place in stack.layer.items():
             fused = place if isinstance(place, Fused) else None
             path = f"{block}.{fused.module if fused else place}"
-            if getattr(modules.get(path), "weight", None) is not None:  # a norm may be left out of a layer
+            if _has_weight(modules.get(path)):
                 yield layer_site(role, index, path, modules[path], fused, name)
 
 
-def by_structure(modules: Modules, blocks: Sequence[str]) -> Iterable[Site]:
+def _has_weight(module: nn.Module | None) -> bool:
+    """A norm may be left out of a layer, or have neither scale nor shift."""
+    return getattr(module, "weight", None) is not None
+
+
+def by_structure(modules: Modules, stacks: Mapping[str, Sequence[str]]) -> Iterable[Site]:
     """Linear and norm layers inside the repeated blocks; a role is the module's own name."""
-    for index, block in enumerate(blocks):
-        for path, module in modules[block].named_modules():
-            if is_linear(module) or is_norm(module):
-                yield layer_site(path, index, f"{block}.{path}", module)
+    for name, blocks in stacks.items():
+        for index, block in enumerate(blocks):
+            for path, module in modules[block].named_modules():
+                if (is_linear(module) or is_norm(module)) and _has_weight(module):
+                    yield layer_site(path, index, f"{block}.{path}", module, stack=name)
+
+
+def outside(modules: Modules, blocks: Sequence[str], prefix: str) -> Iterable[Site]:
+    """The linear and norm layers among `modules` that stand in none of the blocks, such as a pooler."""
+    inside = tuple(f"{block}." for block in blocks)
+    for path, module in modules.items():
+        if (is_linear(module) or is_norm(module)) and _has_weight(module) and not path.startswith(inside):
+            yield layer_site(path.removeprefix(prefix), None, path, module)

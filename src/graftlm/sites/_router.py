@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
@@ -89,7 +90,7 @@ class Router:
             ("decoder", "decoder_attention_mask"),
         ):
             mask = kwargs.get(name)
-            self.masks[stream] = mask if mask is not None and mask.dim() == 2 else None
+            self.masks[stream] = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         self._begin(tokens, kwargs.get("past_key_values"))
         if self.takes_positions:
             positions = self._positions(tokens, kwargs)
@@ -226,15 +227,20 @@ class Router:
         mask = self.masks.get(stream)
         if mask is None or h.shape[1] == 1:
             return torch.arange(h.shape[1], device=h.device).expand(h.shape[0], -1)
-        return chunk.rows(mask.long().cumsum(-1) - 1)[:, -h.shape[1] :]
+        return chunk.rows(_reaching(mask, h.shape[1]).long().cumsum(-1) - 1)[:, -h.shape[1] :]
 
     def real(self, chunk: Chunk, h: Tensor, stream: str = "") -> Tensor:
         """True at the real tokens, (b t), for a chunk's rows h (b t …)."""
         mask = self.masks.get(stream)
         if mask is None:
             return torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
-        return chunk.rows(mask)[:, -h.shape[1] :].bool()
+        return chunk.rows(_reaching(mask, h.shape[1]))[:, -h.shape[1] :].bool()
 
     def by_example(self, x: Tensor) -> Tensor:
         """x as (batch tokens d), whether a layer was given it so, by head, or flattened."""
         return x if x.dim() == 3 else x.reshape(self.batch, -1, x.shape[-1])
+
+
+def _reaching(mask: Tensor, length: int) -> Tensor:
+    """A mask (rows t) of at least `length` places: some families pad a batch to a multiple of their window."""
+    return F.pad(mask, (0, length - mask.shape[1])) if mask.shape[1] < length else mask

@@ -90,7 +90,12 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith(("RMSNorm", "T5LayerNorm"))
+    """Whether a layer is a norm of whole vectors, of torch's own class or of a family's."""
+    if isinstance(module, nn.LayerNorm):
+        return True
+    weight = getattr(module, "weight", None)
+    named = type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+    return named and isinstance(weight, Tensor) and weight.dim() == 1
 
 
 def shape(module: nn.Module) -> tuple[int, int]:

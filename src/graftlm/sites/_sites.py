@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from graftlm.core.errors import UserError, unknown
-from graftlm.sites._finding import architecture_of, backbone_of, blocks_of, by_structure, by_table
+from graftlm.sites._finding import architecture_of, backbone_of, blocks_of, by_structure, by_table, outside
 from graftlm.sites._site import Attention, Site, is_linear, layer_site
 from graftlm.sites._table import ROLES, SPANS, STACKS, Head
 from graftlm.sites._view import frozen_weight
@@ -69,23 +69,31 @@ class Sites:
         if self.table is not None:
             stack = next(iter(self.table.stacks.values()))
             return self.backbone.get_submodule(stack.model["embedding"])  # pyright: ignore[reportReturnType]
-        return self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        reader = self.backbone.get_submodule("encoder") if self.encoder_decoder else self.model
+        return reader.get_input_embeddings()  # pyright: ignore[reportCallIssue]
 
     @property
     def positions(self) -> int | None:
         """How many tokens have positions, or None where there is no limit that the model states."""
         name = self.table.positions if self.table else "max_position_embeddings"
         limit = None if name is None else getattr(self.config, name, None)
-        return None if limit is None else limit - self.position_offset
+        return None if limit is None or limit < 0 else limit - self.position_offset  # XLNet says -1 for no limit
 
     @property
     def position_offset(self) -> int:
-        """The position of a text's first token."""
-        return self.table.position_offset if self.table else 0
+        """The position of a text's first token; without a table, where the model's padding has one of its own."""
+        if self.table is not None:
+            return self.table.position_offset
+        padding = (
+            getattr(module, "padding_idx", None)
+            for path, module in self.backbone.named_modules()
+            if path.endswith("position_embeddings")
+        )
+        return next((place + 1 for place in padding if place is not None), 0)
 
     @property
     def encoder_decoder(self) -> bool:
-        return self.table is not None and len(self.table.stacks) > 1
+        return len(self.stacks) > 1
 
     @property
     def places_tokens(self) -> bool:
@@ -106,7 +114,7 @@ class Sites:
         """Every site of the model, in the order of the model, layers first to last, then spans."""
         modules = dict(self.model.named_modules())
         if self.table is None:
-            return tuple(by_structure(modules, self.blocks))
+            return tuple(by_structure(modules, self.stacks))
         width = int(self.config.get_text_config().hidden_size)
         return tuple(by_table(self.table, modules, self.stacks, self.prefix, width))
 
@@ -178,18 +186,23 @@ class Sites:
         read = self.head is not None and not self.head.fresh and self.head.dense is not None
         left_out = ("lm_head",) if read else ("lm_head", "pooler")
         lacking = {self.prefix + name.rpartition(".")[0] for name in self.missing}
-        return [
+        found = [
             site
             for site in (*self.all, *self.others)
             if site.kind == "linear" and site.role not in left_out and site.module not in lacking
         ]
+        if not found:
+            raise UserError(f'"{self.family}" has no linear layer inside repeated blocks; full or head would work')
+        return found
 
     def norms(self) -> list[Site]:
         return [site for site in self.all if site.kind == "norm"]
 
     def biased(self) -> list[Site]:
-        """Every layer of the backbone that has a bias."""
-        return [site for site in self.all if site.has_bias and site.role != "lm_head"]
+        """Every layer of the backbone that has a bias, without a table those outside of its blocks too."""
+        modules = {self.prefix + path: module for path, module in self.backbone.named_modules()}
+        around = () if self.table is not None or not self.blocks else outside(modules, self.blocks, self.prefix)
+        return [site for site in (*self.all, *around) if site.has_bias and site.role != "lm_head"]
 
     @cached_property
     def parts(self) -> tuple[str, ...]:

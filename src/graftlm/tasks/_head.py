@@ -168,7 +168,11 @@ def pooling(attached: Attached, config: HeadConfig) -> tuple[Pool, Head, str]:
 
 def guessed_head(attached: Attached) -> Head:
     """For a family without a table: the last token where attention is causal, else the first."""
-    causal = any(getattr(module, "is_causal", False) is True for module in attached.base.modules())
+    from transformers.models.auto import modeling_auto as auto
+
+    kind, writers = attached.sites.family, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    causal = attached.sites.encoder_decoder or (kind in writers and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    causal = causal or any(getattr(module, "is_causal", False) is True for module in attached.base.modules())
     return Head("last", "score", bias=False) if causal else Head("first", "classifier", bias=True)
 
 

@@ -1,0 +1,120 @@
+"""Families without a table, and what may be concluded of them from their modules alone."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from graftlm.core.errors import UserError
+from graftlm.methods import attach
+from graftlm.methods.bitfit import BitfitConfig
+from graftlm.methods.head import HeadConfig
+from graftlm.methods.instance_prompt import InstancePromptConfig
+from graftlm.methods.lora import LoraConfig
+from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.sites import Sites
+from graftlm.tasks._head import guessed_head
+from tiny import HIDDEN, LAYERS, VOCABULARY, WIDTH, output, randomise, randomise_runs
+
+BOTH = {"d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS + 1, "encoder_attention_heads": 2}
+BOTH |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 64}
+BOTH |= {"pad_token_id": 1, "forced_eos_token_id": None}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "Pegasus": BOTH,
+    "MBart": BOTH,
+    "Bloom": {"hidden_size": WIDTH, "n_layer": LAYERS, "n_head": 2},
+    "CodeGen": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
+    "Mpt": {"d_model": WIDTH, "n_layers": LAYERS, "n_heads": 2},
+    "Mamba": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 4},
+    "Camembert": HIDDEN | {"pad_token_id": 1},
+    "MPNet": HIDDEN | {"pad_token_id": 1},
+    "Deberta": HIDDEN,
+    "Ernie": HIDDEN,
+    "SqueezeBert": HIDDEN | {"embedding_size": WIDTH},
+    "Longformer": HIDDEN | {"pad_token_id": 1, "attention_window": 4},
+    "XLNet": {"d_model": WIDTH, "n_layer": LAYERS, "n_head": 2, "d_inner": 24},
+}
+
+
+def model(name: str) -> nn.Module:
+    config = getattr(transformers, f"{name}Config")(vocab_size=VOCABULARY, **CONFIGS[name])
+    made = getattr(transformers, f"{name}Model")(config)
+    randomise(made)
+    return made.eval()
+
+
+@pytest.mark.parametrize("name", ["Pegasus", "MBart"])
+def test_both_stacks_of_an_encoder_decoder_are_found(name: str) -> None:
+    sites = Sites(model(name))
+    assert sites.encoder_decoder
+    assert {stack: len(blocks) for stack, blocks in sites.stacks.items()} == {"encoder": LAYERS, "decoder": LAYERS + 1}
+    assert {site.stack for site in sites.linear()} == {"encoder", "decoder"}
+    assert len(sites.linear()) == 6 * LAYERS + 10 * (LAYERS + 1)
+
+
+@pytest.mark.parametrize("name", ["Pegasus", "MBart"])
+@torch.no_grad()
+def test_virtual_tokens_of_an_encoder_decoder_stand_for_words_of_the_encoder(name: str) -> None:
+    attached = attach(model(name), {"a": PromptTuningConfig(length=2)})
+    attached.parameters_of("a")["prompt.values"].copy_(attached.sites.embedding().weight[[11, 12]])
+    batch = {"decoder_input_ids": torch.tensor([[2, 9]])}
+    found = output(attached(input_ids=torch.tensor([[VOCABULARY, VOCABULARY + 1, 5, 9]]), **batch))
+    wanted = output(attached(input_ids=torch.tensor([[11, 12, 5, 9]]), **batch))
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Bloom", "CodeGen", "Mpt", "Mamba", "Pegasus"])
+def test_a_decoders_head_reads_the_last_token(name: str) -> None:
+    assert guessed_head(attach(model(name), {"a": HeadConfig()})).pool == "last"
+
+
+@pytest.mark.parametrize("name", ["MPNet", "Deberta", "Ernie"])
+def test_an_encoders_head_reads_the_first_token(name: str) -> None:
+    assert guessed_head(attach(model(name), {"a": HeadConfig()})).pool == "first"
+
+
+@pytest.mark.parametrize(("name", "taken"), [("Camembert", 2), ("MPNet", 2), ("Ernie", 0)])
+def test_positions_that_padding_takes_are_not_left_for_text(name: str, taken: int) -> None:
+    assert Sites(model(name)).positions == 64 - taken
+
+
+def test_a_limit_of_minus_one_is_none() -> None:
+    assert Sites(model("XLNet")).positions is None
+
+
+@pytest.mark.parametrize("name", ["Ernie", "MPNet", "Deberta"])
+def test_bitfit_trains_every_bias_of_the_backbone(name: str) -> None:
+    base = model(name)
+    every = sum(value.numel() for path, value in base.named_parameters() if path.endswith(".bias"))
+    attached = attach(base, {"a": BitfitConfig()})
+    assert sum(value.numel() for value in attached.parameters_of("a").values()) == every
+
+
+@pytest.mark.parametrize("config", [LoraConfig(), LoraConfig(sites="all-linear")])
+def test_lora_refuses_a_model_without_linear_layers_by_name(config: LoraConfig) -> None:
+    with pytest.raises(UserError, match='"squeezebert" has no linear layer inside repeated blocks'):
+        attach(model("SqueezeBert"), {"a": config})
+
+
+def test_bitfit_refuses_a_model_without_blocks_by_name() -> None:
+    with pytest.raises(UserError, match='in "squeezebert" none of its layers has one'):
+        attach(model("SqueezeBert"), {"a": BitfitConfig()})
+
+
+@pytest.mark.parametrize("name", ["XLNet", "Longformer"])
+def test_many_runs_are_refused_where_rows_do_not_come_first(name: str) -> None:
+    with pytest.raises(UserError, match="does not keep rows apart inside; attach one adapter at a time"):
+        attach(model(name), {"a": LoraConfig(), "b": LoraConfig()})
+
+
+@torch.no_grad()
+def test_a_prompt_made_from_a_text_leaves_out_what_a_window_is_filled_up_with() -> None:
+    attached = attach(model("Longformer"), {"a": InstancePromptConfig(length=2, bottleneck=3)})
+    randomise_runs(attached)
+    ids = torch.tensor([[VOCABULARY, VOCABULARY + 1, 5, 9, 14]])
+    short = output(attached(input_ids=ids, attention_mask=torch.ones_like(ids)))
+    filled = torch.nn.functional.pad(ids, (0, 3), value=1)
+    whole = output(attached(input_ids=filled, attention_mask=(filled != 1).long()))[:, :5]
+    assert torch.allclose(short, whole, atol=1e-5)
