@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graftlm.core.errors import UserError
-from graftlm.prompts._template import TARGET, Field, Mask, Template, Words, joined
+from graftlm.prompts._template import TARGET, Field, Mask, Piece, Special, Template, Words, joined
 from graftlm.sites import Sites
 
 Kind = Literal["masked", "causal", "sentinel", "denoising"]
@@ -93,6 +93,30 @@ def _spaced(tokenizer: Any) -> bool:
     """Whether a text's first word is the same token as after a space."""
     ids = tokenizer(["a", "a a"], add_special_tokens=False)["input_ids"]
     return bool(ids[0]) and ids[0][-1] == ids[1][-1]
+
+
+def with_specials(template: Template, tokenizer: Any) -> Template:
+    """The template with its special tokens as the tokenizer spells them, without a space before them; one that it does
+    not have is an error."""
+    purposes = {f"<{name.removesuffix('_token')}>": token for name, token in tokenizer.special_tokens_map.items()}
+    spellings = set(tokenizer.all_special_tokens)
+
+    def spelled(name: str) -> Words:
+        found = purposes.get(name, name)
+        if found not in spellings:
+            raise UserError(
+                f'{type(tokenizer).__name__} has no special token "{name}"; it has {", ".join(sorted(purposes))}'
+            )
+        return Words(found)
+
+    found: list[Piece] = []
+    for piece in template.pieces:
+        if isinstance(piece, Special):
+            if found and isinstance(before := found[-1], Words):
+                found[-1] = Words(before.text.rstrip(" "))
+            piece = spelled(piece.name)
+        found.append(piece)
+    return joined(found)
 
 
 def check_target(template: Template) -> Template:

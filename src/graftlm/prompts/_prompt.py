@@ -9,7 +9,7 @@ from graftlm.core.example import Example
 from graftlm.core.settings import PromptConfig
 from graftlm.prompts._chat import chat_template_of, spoken
 from graftlm.prompts._filling import Filled, Filler
-from graftlm.prompts._frame import Frame, check_mask, check_target, frame_of
+from graftlm.prompts._frame import Frame, check_mask, check_target, frame_of, with_specials
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._parsing import parse
 from graftlm.prompts._soft import soft_pieces
@@ -146,7 +146,7 @@ def framed(
     config: PromptConfig, tokenizer: Any, sites: Sites, *, asked: bool = True
 ) -> tuple[Template, Frame, str | None]:
     """The template with its turns written out, how the model takes it, and the chat template, if it has turns."""
-    template = parse(config.template)
+    template = with_specials(parse(config.template), tokenizer)
     if not template.turns:
         return template, frame_of(tokenizer, sites, asked=asked), None
     chat_template = chat_template_of(tokenizer, config.chat_template)
