@@ -78,6 +78,9 @@ def test_byte_level_words_have_the_space_before_them(family: str, masked: bool) 
     assert spelled(lexicon(tokenizer, family, "{mask}"), "great") == ["great"]
     assert spelled(lexicon(tokenizer, family, "{text}{mask}"), "great") == ["great"]
     assert spelled(lexicon(tokenizer, family, "*cls**sent_0*_It_was*mask*"), "great") == ["Ġgreat"]
+    if masked:
+        assert spelled(lexicon(tokenizer, family, "*cls**mask*:*+sent_0**sep+*"), "great") == ["Ġgreat"]
+        assert spelled(lexicon(tokenizer, family, "{text} ‖ {mask:space}"), "great") == ["Ġgreat"]
 
 
 def test_robertas_mask_takes_the_space_before_it() -> None:
@@ -104,6 +107,8 @@ def test_sentencepiece_words_have_its_sign(scheme: str) -> None:
     assert spelled(lexicon(own, "t5", "{text} It was {mask}."), "great") == ["▁great"]
     assert spelled(lexicon(own, "t5", "{text} ( {mask} )"), "great") == ["▁great"]
     assert spelled(lexicon(own, "t5", "{text} It was({mask})"), "great") == ["great"]
+    assert spelled(lexicon(own, "t5", "{text}{mask}"), "great") == ["great"]
+    assert spelled(lexicon(own, "t5", "{soft:2}{mask}"), "great") == ["▁great"]
     filler = lexicon(own, "t5", "{text} It was {mask}.")
     (filled,) = Filler(filler.template, filler.frame).fill([{"text": "great"}], 30)
     assert own.convert_ids_to_tokens(filled.ids)[:4] == ["▁great", "▁It", "▁was", "<extra_id_0>"]

@@ -148,7 +148,7 @@ class Template:
         """The words right before the mask, "" where something else stands there, and whether the mask begins a text."""
         place = next(place for place, piece in enumerate(self.pieces) if isinstance(piece, Mask))
         before = self.pieces[place - 1] if place else Break()
-        return before.text if isinstance(before, Words) else "", isinstance(before, (Break, Turn))
+        return before.text if isinstance(before, Words) else "", isinstance(before, (Break, Turn, Soft))
 
 
 def joined(pieces: Sequence[Piece]) -> Template:
