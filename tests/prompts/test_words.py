@@ -174,6 +174,17 @@ def test_a_causal_model_is_refused_what_stands_behind_the_mask() -> None:
         bound(config, ("a", "b"), byte_level(False), Sites(tiny.model("gpt2", lm=True)), 0)
 
 
+def test_a_place_in_a_template_is_counted_in_what_a_user_wrote_or_not_named() -> None:
+    from graftlm.core.settings import PromptConfig
+    from graftlm.prompts import bound
+
+    words = {"a": "great", "b": "terrible"}
+    for template in ('{"placeholder": "text_a"} It was {"mask"}.', "*cls**sent_0*_It_was*mask*.*sep+*"):
+        config = PromptConfig(template=template, verbalizer=words)
+        with pytest.raises(UserError, match=r'template: "\." stands behind \{mask\}'):
+            bound(config, ("a", "b"), byte_level(False), Sites(tiny.model("gpt2", lm=True)), 0)
+
+
 def test_text_is_normalised_without_losing_the_mask() -> None:
     own = byte_level(True)
     own.backend_tokenizer.normalizer = normalizers.NFKD()

@@ -133,18 +133,20 @@ def check_target(template: Template) -> Template:
     return opening
 
 
-def check_mask(template: Template, frame: Frame) -> None:
-    """Refuses a template without one mask, or whose mask a causal model cannot be asked at."""
+def check_mask(template: Template, frame: Frame, written: str) -> None:
+    """Refuses a template without one mask, or whose mask a causal model cannot be asked at. `written`: as a user wrote
+    it, which another library's or one with turns is not any more."""
     if template.masks != 1:
         found = "no {mask}" if not template.masks else f"{template.masks} masks"
-        raise UserError(f'template "{template}" has {found}; it needs one, as in "{{text}} It was {{mask}}."')
+        raise UserError(f'template "{written}" has {found}; it needs one, as in "{{text}} It was {{mask}}."')
     place = next(place for place, piece in enumerate(template.pieces) if isinstance(piece, Mask))
     behind = [
         piece for piece in template.pieces[place + 1 :] if not (isinstance(piece, Words) and piece.text.isspace())
     ]
     if frame.kind == "causal" and behind:
         start = len("".join(map(str, template.pieces[: place + 1])))
+        where = f", character {start + 1}" if str(template) == written else ""
         raise UserError(
-            f'template, character {start + 1}: "{behind[0]}" stands behind {{mask}}, and a causal model has not seen '
+            f'template{where}: "{behind[0]}" stands behind {{mask}}, and a causal model has not seen '
             "it there; {mask} at the end would work"
         )

@@ -63,7 +63,7 @@ def bound(
     if not config.verbalizer:
         raise UserError('option prompt.verbalizer is missing; it has the words of each label, as {"positive": "great"}')
     template, frame, chat_template = framed(config, tokenizer, sites)
-    check_mask(template, frame)
+    check_mask(template, frame, config.template)
     _check_options(config, frame, scored)
     lexicon = Lexicon(template, frame, sites)
     ends = numbers(config.verbalizer) if scored else ()
@@ -127,7 +127,7 @@ def gapped(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Ga
             "causal model would work"
         )
     template, frame, chat_template = framed(config, tokenizer, sites)
-    check_mask(template, frame)
+    check_mask(template, frame, config.template)
     lexicon = Lexicon(template, frame, sites)
     soft = soft_pieces(lexicon, config.soft, first)
     stored = config.model_copy(update={"soft": dict(soft.stored), "chat_template": chat_template})
@@ -159,7 +159,7 @@ def filler_of(config: PromptConfig, tokenizer: Any, sites: Sites) -> Filler:
     if not parse(config.template).masks:
         return opened(config.model_copy(update={"verbalizer": {}}), tokenizer, sites, 0).filler
     template, frame, _ = framed(config, tokenizer, sites)
-    check_mask(template, frame)
+    check_mask(template, frame, config.template)
     soft = soft_pieces(Lexicon(template, frame, sites), config.soft, 0)
     return Filler(template, frame, soft.slots)
 
