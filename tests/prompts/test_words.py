@@ -185,6 +185,17 @@ def test_a_place_in_a_template_is_counted_in_what_a_user_wrote_or_not_named() ->
             bound(config, ("a", "b"), byte_level(False), Sites(tiny.model("gpt2", lm=True)), 0)
 
 
+def test_half_a_surrogate_pair_is_refused_in_a_text_and_in_a_template() -> None:
+    from graftlm.core.example import Example
+    from graftlm.core.settings import PromptConfig
+    from graftlm.prompts import value_of
+
+    with pytest.raises(UserError, match="an input: text holds half a surrogate pair at character 2"):
+        value_of(Example("a\ud800b"), "text", {})
+    with pytest.raises(UserError, match="half a surrogate pair at character 8"):
+        PromptConfig.parse({"template": "{text} \ud800 {mask}"}, where="prompt.")
+
+
 def test_text_is_normalised_without_losing_the_mask() -> None:
     own = byte_level(True)
     own.backend_tokenizer.normalizer = normalizers.NFKD()

@@ -186,7 +186,20 @@ def numbers(verbalizer: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def value_of(example: Example, name: str, aliases: Mapping[str, str]) -> str:
-    """What stands in a field for an example; `aliases` are other names of its texts."""
+    """What stands in a field for an example; `aliases` are other names of its texts. Half a surrogate pair, which no
+    tokenizer reads, is an error."""
+    value = _value(example, name, aliases)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        place = error.start + 1
+        raise UserError(
+            f"{example.at or 'an input'}: {name} holds half a surrogate pair at character {place}"
+        ) from None
+    return value
+
+
+def _value(example: Example, name: str, aliases: Mapping[str, str]) -> str:
     ours = aliases.get(name, name)
     row: Mapping[str, Any] = example.meta.get("row", {})
     if ours == TEXT:
