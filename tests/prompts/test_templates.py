@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from graftlm.core.errors import UserError
 from graftlm.prompts import Filler, parse
-from graftlm.prompts._frame import Frame
+from graftlm.prompts._frame import Frame, with_specials
 from graftlm.prompts._template import Break, Field, Mask, Piece, Soft, Turn, Words, joined
 from prompts.models import tokenizer
 
@@ -103,6 +103,9 @@ def test_the_longer_text_is_cut_first() -> None:
         ('{"placeholder": "text_a", "post_processing": 1}', '"post_processing" beside "placeholder" cannot be read'),
         ("{turn:bot}", "names no speaker"),
         ("{soft:2,id=1} {soft:3,id=1}", "have one id"),
+        ("{soft:2,id=1,id=2}", "id=2 is no number and no id"),
+        ('{"soft": "It was", "duplicate": 2}', '"duplicate" and "same" are of virtual tokens without words'),
+        ('{"meta": "x", "post_processing": lambda x: x}', "code is never run, as lambda; filters are written as"),
         ("*cls**sent_0**label_0**mask*", r"\*label_0\* is of a demonstration"),
         ("*cls**sent_2**mask*", "one text or two"),
     ],
@@ -126,6 +129,13 @@ def test_a_mistake_is_named(text: str, wanted: str) -> None:
         ('{"placeholder": "text_a"} It was {"mask"}.', "{text:shorten} It was {mask}."),
         ('{"soft": None, "duplicate": 3} {"meta": "source"} {"mask"}', "{soft:3} {source} {mask}"),
         ('{"soft": "It was", "soft_id": 1} {"placeholder": "text_b", "shortenable": False}', None),
+        (
+            '{"soft_id": 1} {"soft": "the", "soft_id": 1} {"soft_id": 1} {"mask"}',
+            '{"soft": "the", "id": "1"} {"soft": "the", "id": "1"} {"soft": "the", "id": "1"} {mask}',
+        ),
+        ('{"soft": None, "duplicate": 2, "soft_id": 2} {"soft_id": 2}', "{soft:2,id=2} {soft:2,id=2}"),
+        ('{"soft": None, "duplicate": 2, "same": True} {"mask"}', "{soft:id=same-1}{soft:id=same-1} {mask}"),
+        ('{"text": "It was"} {"mask"} {"special": "<eos>"}', 'It was {mask} {"special": "<eos>"}'),
         ("{meta.source}: {text} {mask}", "{source}: {text} {mask}"),
     ],
 )
@@ -139,3 +149,10 @@ def test_fields_hold_braces_and_quotes_as_they_are() -> None:
     for row in rows:
         (filled,) = wordpiece().fill([{"text": row, "text_pair": row}], 200)
         assert filled.places[0] == filled.ids.index(9) + 1
+
+
+def test_a_special_token_is_what_the_tokenizer_has_for_it_with_no_space_before_it() -> None:
+    theirs = parse('{text} {"special": "<eos>"} It was {"mask"}{"special": "</s>"}')
+    assert str(with_specials(theirs, tokenizer("bert"))) == "{text}</s> It was {mask}</s>"
+    with pytest.raises(UserError, match='has no special token "<cls>"; it has <eos>, <mask>, <pad>, <unk>'):
+        with_specials(parse('{"special": "<cls>"} {mask}'), tokenizer("bert"))

@@ -78,6 +78,9 @@ def test_byte_level_words_have_the_space_before_them(family: str, masked: bool) 
     assert spelled(lexicon(tokenizer, family, "{mask}"), "great") == ["great"]
     assert spelled(lexicon(tokenizer, family, "{text}{mask}"), "great") == ["great"]
     assert spelled(lexicon(tokenizer, family, "*cls**sent_0*_It_was*mask*"), "great") == ["Ġgreat"]
+    if masked:
+        assert spelled(lexicon(tokenizer, family, "*cls**mask*:*+sent_0**sep+*"), "great") == ["Ġgreat"]
+        assert spelled(lexicon(tokenizer, family, "{text} ‖ {mask:space}"), "great") == ["Ġgreat"]
 
 
 def test_robertas_mask_takes_the_space_before_it() -> None:
@@ -104,6 +107,8 @@ def test_sentencepiece_words_have_its_sign(scheme: str) -> None:
     assert spelled(lexicon(own, "t5", "{text} It was {mask}."), "great") == ["▁great"]
     assert spelled(lexicon(own, "t5", "{text} ( {mask} )"), "great") == ["▁great"]
     assert spelled(lexicon(own, "t5", "{text} It was({mask})"), "great") == ["great"]
+    assert spelled(lexicon(own, "t5", "{text}{mask}"), "great") == ["great"]
+    assert spelled(lexicon(own, "t5", "{soft:2}{mask}"), "great") == ["▁great"]
     filler = lexicon(own, "t5", "{text} It was {mask}.")
     (filled,) = Filler(filler.template, filler.frame).fill([{"text": "great"}], 30)
     assert own.convert_ids_to_tokens(filled.ids)[:4] == ["▁great", "▁It", "▁was", "<extra_id_0>"]
@@ -167,6 +172,28 @@ def test_a_causal_model_is_refused_what_stands_behind_the_mask() -> None:
     config = PromptConfig(template="{text} It was {mask}.", verbalizer={"a": "great", "b": "terrible"})
     with pytest.raises(UserError, match=r'character 21: "\." stands behind \{mask\}'):
         bound(config, ("a", "b"), byte_level(False), Sites(tiny.model("gpt2", lm=True)), 0)
+
+
+def test_a_place_in_a_template_is_counted_in_what_a_user_wrote_or_not_named() -> None:
+    from graftlm.core.settings import PromptConfig
+    from graftlm.prompts import bound
+
+    words = {"a": "great", "b": "terrible"}
+    for template in ('{"placeholder": "text_a"} It was {"mask"}.', "*cls**sent_0*_It_was*mask*.*sep+*"):
+        config = PromptConfig(template=template, verbalizer=words)
+        with pytest.raises(UserError, match=r'template: "\." stands behind \{mask\}'):
+            bound(config, ("a", "b"), byte_level(False), Sites(tiny.model("gpt2", lm=True)), 0)
+
+
+def test_half_a_surrogate_pair_is_refused_in_a_text_and_in_a_template() -> None:
+    from graftlm.core.example import Example
+    from graftlm.core.settings import PromptConfig
+    from graftlm.prompts import value_of
+
+    with pytest.raises(UserError, match="an input: text holds half a surrogate pair at character 2"):
+        value_of(Example("a\ud800b"), "text", {})
+    with pytest.raises(UserError, match="half a surrogate pair at character 8"):
+        PromptConfig.parse({"template": "{text} \ud800 {mask}"}, where="prompt.")
 
 
 def test_text_is_normalised_without_losing_the_mask() -> None:

@@ -86,6 +86,11 @@ class HeadConfig(Config):
 def _line(value: Any) -> Any:
     if isinstance(value, Mapping):  # YAML takes {text} for a mapping
         raise ValueError("is read as a mapping; put it into quotes of its own, as '{text} It was {mask}.'")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"holds half a surrogate pair at character {error.start + 1}") from None
     return value
 
 

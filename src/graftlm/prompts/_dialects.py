@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftlm.prompts._filters import SHORTEN
-from graftlm.prompts._template import PAIR, TEXT, Break, Field, Mask, Piece, Soft, Words, wrong
+from graftlm.prompts._template import PAIR, TEXT, Break, Field, Mask, Piece, Soft, Special, Words, wrong
 
 SENTENCE = re.compile(r"(\+?)sent([lu]?)(-?)_(\d)")
 CASES = {"l": ("first_lower",), "u": ("first_upper",), "": ()}
 PLACEHOLDERS = {"text_a": TEXT, "text_b": PAIR}
-KINDS = ("placeholder", "meta", "mask", "soft", "text", "special")
+LONGEST = 10_000  # virtual tokens of one piece
+KINDS = ("placeholder", "meta", "mask", "soft", "text", "special", "soft_id")
 BESIDES = {
     "placeholder": ("shortenable",),
     "meta": ("shortenable",),
@@ -18,6 +19,7 @@ BESIDES = {
     "mask": (),
     "text": ("shortenable",),
     "special": (),
+    "soft_id": (),
 }
 
 
@@ -59,7 +61,7 @@ def _sentence(found: re.Match[str], place: int) -> list[Piece]:
     return [Words(" " if space else ""), Field((TEXT, PAIR)[int(number)], filters)]
 
 
-def openprompt_piece(values: Mapping[str, Any]) -> Piece:
+def openprompt_pieces(values: Mapping[str, Any], place: int) -> list[Piece]:
     """{"placeholder": "text_a"}, {"meta": "source"}, {"mask"}, {"soft": None, "duplicate": 8, "soft_id": 1}, …
 
     {"soft": 8} is ours. A ValueError says what cannot be read.
@@ -72,25 +74,31 @@ def openprompt_piece(values: Mapping[str, Any]) -> Piece:
             raise ValueError(f'"{key}" beside "{kind}" cannot be read; filters are written as {{text:strip_period}}')
     value = values[kind]
     if kind == "mask":
-        return Mask()
+        return [Mask()]
     if kind == "soft":
-        return _soft(values)
+        return _soft(values, place)
+    if kind == "soft_id":
+        return [Soft(0, "", str(value))]
     if not isinstance(value, str) or not value:
         raise ValueError(f'"{kind}" needs a name')
-    if kind in ("text", "special"):
-        return Words(value)
+    if kind == "special":
+        return [Special(value)]
+    if kind == "text":
+        return [Words(value)]
     shortens = values.get("shortenable", kind == "placeholder")  # OpenPrompt cuts placeholders by default
-    return Field(PLACEHOLDERS.get(value, value), (SHORTEN,) if shortens is True else ())
+    return [Field(PLACEHOLDERS.get(value, value), (SHORTEN,) if shortens is True else ())]
 
 
-def _soft(values: Mapping[str, Any]) -> Soft:
-    value, count = values["soft"], values.get("duplicate", 1)
-    if values.get("same"):
-        raise ValueError('"same": one virtual token many times is written as several {soft:id=1}')
-    name = values.get("soft_id", values.get("id", ""))
+def _soft(values: Mapping[str, Any], place: int) -> list[Piece]:
+    value, count, same = values["soft"], values.get("duplicate"), values.get("same", False)
+    name = str(values.get("soft_id", values.get("id", "")))
     if isinstance(value, str) and value.strip():
-        return Soft(1, value.strip(), str(name))
-    length = count if value is None else value
-    if type(length) is not int or not 0 < length <= 10_000:
+        if count is not None or same:
+            raise ValueError('"duplicate" and "same" are of virtual tokens without words')
+        return [Soft(1, value.strip(), name)]
+    length = value if value is not None else count if count is not None else 0 if name else 1
+    if type(length) is not int or not (0 < length <= LONGEST or (length == 0 and value is count is None)):
         raise ValueError(f'"soft": {length!r} is neither a number of virtual tokens nor words to start from')
-    return Soft(length, "", str(name))
+    if same is True and length > 1:  # one virtual token, many times
+        return [Soft(1, "", name or f"same-{place + 1}")] * length
+    return [Soft(length, "", name)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graftlm.core.errors import UserError
-from graftlm.prompts._template import TARGET, Field, Mask, Template, Words, joined
+from graftlm.prompts._template import TARGET, Field, Mask, Piece, Special, Template, Words, joined
 from graftlm.sites import Sites
 
 Kind = Literal["masked", "causal", "sentinel", "denoising"]
@@ -95,6 +95,30 @@ def _spaced(tokenizer: Any) -> bool:
     return bool(ids[0]) and ids[0][-1] == ids[1][-1]
 
 
+def with_specials(template: Template, tokenizer: Any) -> Template:
+    """The template with its special tokens as the tokenizer spells them, without a space before them; one that it does
+    not have is an error."""
+    purposes = {f"<{name.removesuffix('_token')}>": token for name, token in tokenizer.special_tokens_map.items()}
+    spellings = set(tokenizer.all_special_tokens)
+
+    def spelled(name: str) -> Words:
+        found = purposes.get(name, name)
+        if found not in spellings:
+            raise UserError(
+                f'{type(tokenizer).__name__} has no special token "{name}"; it has {", ".join(sorted(purposes))}'
+            )
+        return Words(found)
+
+    found: list[Piece] = []
+    for piece in template.pieces:
+        if isinstance(piece, Special):
+            if found and isinstance(before := found[-1], Words):
+                found[-1] = Words(before.text.rstrip(" "))
+            piece = spelled(piece.name)
+        found.append(piece)
+    return joined(found)
+
+
 def check_target(template: Template) -> Template:
     """What stands before {target}; refuses a template that does not end with it, or has a mask."""
     *before, last = template.pieces or (None,)
@@ -109,18 +133,20 @@ def check_target(template: Template) -> Template:
     return opening
 
 
-def check_mask(template: Template, frame: Frame) -> None:
-    """Refuses a template without one mask, or whose mask a causal model cannot be asked at."""
+def check_mask(template: Template, frame: Frame, written: str) -> None:
+    """Refuses a template without one mask, or whose mask a causal model cannot be asked at. `written`: as a user wrote
+    it, which another library's or one with turns is not any more."""
     if template.masks != 1:
         found = "no {mask}" if not template.masks else f"{template.masks} masks"
-        raise UserError(f'template "{template}" has {found}; it needs one, as in "{{text}} It was {{mask}}."')
+        raise UserError(f'template "{written}" has {found}; it needs one, as in "{{text}} It was {{mask}}."')
     place = next(place for place, piece in enumerate(template.pieces) if isinstance(piece, Mask))
     behind = [
         piece for piece in template.pieces[place + 1 :] if not (isinstance(piece, Words) and piece.text.isspace())
     ]
     if frame.kind == "causal" and behind:
         start = len("".join(map(str, template.pieces[: place + 1])))
+        where = f", character {start + 1}" if str(template) == written else ""
         raise UserError(
-            f'template, character {start + 1}: "{behind[0]}" stands behind {{mask}}, and a causal model has not seen '
+            f'template{where}: "{behind[0]}" stands behind {{mask}}, and a causal model has not seen '
             "it there; {mask} at the end would work"
         )

@@ -54,9 +54,9 @@ class Lexicon:
         before, begins = self.template.before_mask
         mask = next(piece for piece in self.template.pieces if isinstance(piece, Mask))
         spaced = mask.space or before.endswith(" ")
-        if begins or not (before.rstrip(" ") or spaced):
+        if begins and not spaced:
             return self.found(word)
-        return self.found(word, f"{before.rstrip(' ') or 'a'}{' ' if spaced else ''}")
+        return self.found(word, f"{before.rstrip(' ') or ('a' if spaced else '(')}{' ' if spaced else ''}")
 
     def found(self, words: str, before: str = "") -> list[int]:
         """The tokens of words that stand behind others; what the vocabulary has no token for is an error."""

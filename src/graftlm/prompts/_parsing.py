@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftlm.core.errors import unknown
-from graftlm.prompts._dialects import from_lm_bff, is_lm_bff, openprompt_piece
+from graftlm.prompts._dialects import LONGEST, from_lm_bff, is_lm_bff, openprompt_pieces
 from graftlm.prompts._filters import FILTERS
 from graftlm.prompts._template import (
     BREAK,
@@ -46,7 +46,7 @@ def parse(text: str) -> Template:
             raise wrong(place, "} closes nothing; }} stands for the sign itself")
         elif sign == "{":
             stop = _closing(text, place)
-            found.append(_piece(text[place + 1 : stop], place))
+            found += _pieces(text[place + 1 : stop], place)
             place = stop + 1
         else:
             stop = next((at for at in range(place, len(text)) if text[at] in ("{", "}", BREAK)), len(text))
@@ -76,14 +76,16 @@ def _closing(text: str, start: int) -> int:
     raise wrong(start, "{ is not closed; {{ stands for the sign itself")
 
 
-def _piece(inside: str, place: int) -> Piece:
+def _pieces(inside: str, place: int) -> list[Piece]:
     content = inside.strip()
     if not content:
         raise wrong(place, "{} is empty; it holds a field, as {text}, or mask, or soft")
-    if content == BREAK:
-        return Words(BREAK)
     if content[0] in ('"', "'"):
         return _from_dictionary(content, place)
+    return [Words(BREAK) if content == BREAK else _piece(content, place)]
+
+
+def _piece(content: str, place: int) -> Piece:
     name, *rest = (part.strip() for part in content.split(":"))
     if name == "mask":
         if rest not in ([], ["space"]):
@@ -105,28 +107,30 @@ def _piece(inside: str, place: int) -> Piece:
 
 def _soft(content: str, options: str, place: int) -> Soft:
     """`soft`, `soft:8`, `soft:id=1`, `soft:8,id=1`."""
-    length, name = 1, ""
+    length, name = 0, ""
     for part in filter(None, (one.strip() for one in options.split(","))):
         key, equals, value = (side.strip() for side in part.partition("="))
-        if equals and key == "id" and value:
+        if equals and key == "id" and value and not name:
             name = value
-        elif not equals and key.isdecimal() and 0 < int(key) <= 10_000:
+        elif not equals and key.isdecimal() and 0 < int(key) <= LONGEST and not length:
             length = int(key)
         else:
             raise wrong(
                 place, f'{{{content}}}: {part} is no number and no id; {{soft:8}}, {{soft:id=1}}, {{"soft": "It was"}}'
             )
-    return Soft(length, "", name)
+    return Soft(length or (0 if name else 1), "", name)
 
 
-def _from_dictionary(content: str, place: int) -> Piece:
+def _from_dictionary(content: str, place: int) -> list[Piece]:
     values = _literal(content)
     if isinstance(values, set) and len(values) == 1:
         values = {str(next(iter(values))): None}
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        if "lambda" in content:
+            raise wrong(place, "code is never run, as lambda; filters are written as {text:strip_period}")
         raise wrong(place, f'{{{content[:40]}}} is not readable; write it as {{"soft": 8}} or {{"mask"}}')
     try:
-        return openprompt_piece(values)
+        return openprompt_pieces(values, place)
     except ValueError as error:
         raise wrong(place, str(error)) from None
 

@@ -9,7 +9,7 @@ from graftlm.core.example import Example
 from graftlm.core.settings import PromptConfig
 from graftlm.prompts._chat import chat_template_of, spoken
 from graftlm.prompts._filling import Filled, Filler
-from graftlm.prompts._frame import Frame, check_mask, check_target, frame_of
+from graftlm.prompts._frame import Frame, check_mask, check_target, frame_of, with_specials
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._parsing import parse
 from graftlm.prompts._soft import soft_pieces
@@ -63,7 +63,7 @@ def bound(
     if not config.verbalizer:
         raise UserError('option prompt.verbalizer is missing; it has the words of each label, as {"positive": "great"}')
     template, frame, chat_template = framed(config, tokenizer, sites)
-    check_mask(template, frame)
+    check_mask(template, frame, config.template)
     _check_options(config, frame, scored)
     lexicon = Lexicon(template, frame, sites)
     ends = numbers(config.verbalizer) if scored else ()
@@ -127,7 +127,7 @@ def gapped(config: PromptConfig, tokenizer: Any, sites: Sites, first: int) -> Ga
             "causal model would work"
         )
     template, frame, chat_template = framed(config, tokenizer, sites)
-    check_mask(template, frame)
+    check_mask(template, frame, config.template)
     lexicon = Lexicon(template, frame, sites)
     soft = soft_pieces(lexicon, config.soft, first)
     stored = config.model_copy(update={"soft": dict(soft.stored), "chat_template": chat_template})
@@ -146,7 +146,7 @@ def framed(
     config: PromptConfig, tokenizer: Any, sites: Sites, *, asked: bool = True
 ) -> tuple[Template, Frame, str | None]:
     """The template with its turns written out, how the model takes it, and the chat template, if it has turns."""
-    template = parse(config.template)
+    template = with_specials(parse(config.template), tokenizer)
     if not template.turns:
         return template, frame_of(tokenizer, sites, asked=asked), None
     chat_template = chat_template_of(tokenizer, config.chat_template)
@@ -159,7 +159,7 @@ def filler_of(config: PromptConfig, tokenizer: Any, sites: Sites) -> Filler:
     if not parse(config.template).masks:
         return opened(config.model_copy(update={"verbalizer": {}}), tokenizer, sites, 0).filler
     template, frame, _ = framed(config, tokenizer, sites)
-    check_mask(template, frame)
+    check_mask(template, frame, config.template)
     soft = soft_pieces(Lexicon(template, frame, sites), config.soft, 0)
     return Filler(template, frame, soft.slots)
 
@@ -186,7 +186,20 @@ def numbers(verbalizer: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def value_of(example: Example, name: str, aliases: Mapping[str, str]) -> str:
-    """What stands in a field for an example; `aliases` are other names of its texts."""
+    """What stands in a field for an example; `aliases` are other names of its texts. Half a surrogate pair, which no
+    tokenizer reads, is an error."""
+    value = _value(example, name, aliases)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        place = error.start + 1
+        raise UserError(
+            f"{example.at or 'an input'}: {name} holds half a surrogate pair at character {place}"
+        ) from None
+    return value
+
+
+def _value(example: Example, name: str, aliases: Mapping[str, str]) -> str:
     ours = aliases.get(name, name)
     row: Mapping[str, Any] = example.meta.get("row", {})
     if ours == TEXT:

@@ -28,6 +28,18 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Special:
+    """A special token: by what it is for, "<eos>", as OpenPrompt names it, or as the tokenizer spells it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        from json import dumps
+
+        return f'{{"special": {dumps(self.name, ensure_ascii=False)}}}'
+
+
+@dataclass(frozen=True)
 class Field:
     """A column of the example, by its name."""
 
@@ -63,7 +75,8 @@ class Mask:
 class Soft:
     """Virtual tokens: `length` of them, or as many as `words` have tokens, from which they start.
 
-    Pieces of one `name` are the same virtual tokens; those without one are told apart by their `number`.
+    Pieces of one `name` are the same virtual tokens, and one that says no `length` (0) has what another of its name
+    says; those without one are told apart by their `number`.
     """
 
     length: int = 1
@@ -77,7 +90,7 @@ class Soft:
 
             named = f', "id": {dumps(self.name)}' if self.name else ""
             return f'{{"soft": {dumps(self.words, ensure_ascii=False)}{named}}}'
-        parts = [str(self.length)] if self.length != 1 or not self.name else []
+        parts = [str(self.length)] if self.length > 1 or not self.name else []
         return "{soft:" + ",".join(parts + ([f"id={self.name}"] if self.name else [])) + "}"
 
 
@@ -99,7 +112,7 @@ class Turn:
         return f"{{turn:{self.role}}}"
 
 
-Piece = Words | Field | Mask | Soft | Break | Turn
+Piece = Words | Special | Field | Mask | Soft | Break | Turn
 
 
 @dataclass(frozen=True)
@@ -135,23 +148,25 @@ class Template:
         """The words right before the mask, "" where something else stands there, and whether the mask begins a text."""
         place = next(place for place, piece in enumerate(self.pieces) if isinstance(piece, Mask))
         before = self.pieces[place - 1] if place else Break()
-        return before.text if isinstance(before, Words) else "", isinstance(before, (Break, Turn))
+        return before.text if isinstance(before, Words) else "", isinstance(before, (Break, Turn, Soft))
 
 
 def joined(pieces: Sequence[Piece]) -> Template:
     """A template of pieces, words that stand side by side put together."""
+    named: dict[str, Soft] = {}
+    for piece in pieces:
+        if isinstance(piece, Soft) and piece.name and piece.length and named.setdefault(piece.name, piece) != piece:
+            raise UserError(f"template: {piece} and {named[piece.name]} have one id; the same id means the same tokens")
     found: list[Piece] = []
     for piece in pieces:
+        if isinstance(piece, Soft) and not piece.length:
+            piece = named.get(piece.name, replace(piece, length=1))
         if isinstance(piece, Soft) and not piece.name:
             found.append(replace(piece, number=sum(isinstance(own, Soft) for own in found) + 1))
         elif isinstance(piece, Words) and found and isinstance(found[-1], Words):
             found[-1] = Words(found[-1].text + piece.text)
         elif piece != Words(""):
             found.append(piece)
-    names: dict[str, Soft] = {}
-    for piece in found:
-        if isinstance(piece, Soft) and piece.name and names.setdefault(piece.name, piece) != piece:
-            raise UserError(f"template: {piece} and {names[piece.name]} have one id; the same id means the same tokens")
     return Template(tuple(found))
 
 
