@@ -15,7 +15,7 @@ from graftlm.prompts import Verbalizer, parse
 from graftlm.prompts._frame import frame_of
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._seen import Seen
-from graftlm.prompts.verbalizers import knowledgeable, likelihood, manual, prototypical, soft
+from graftlm.prompts.verbalizers import knowledgeable, likelihood, manual, multi_mask, prototypical, soft
 from graftlm.prompts.verbalizers._words import table_of, word_logits, words_of
 from graftlm.sites import Sites
 from graftlm.tasks import classification
@@ -201,3 +201,21 @@ def test_what_a_rule_makes_of_words_is_said(rule: str) -> None:
     assert note.startswith("1 word is of several tokens, and ")
     assert note.endswith(f"(several = {rule}): wonderful")
     assert made(prototypical, words={"neg": "bad", "pos": "good"}, several=rule).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (manual, {"words": {"neg": "good", "pos": "good"}}),
+        (manual, {"words": {"neg": ["wonder", "good"], "pos": ["good", "wonful"]}, "several": "first"}),
+        (multi_mask, {"words": {"neg": "wonder", "pos": "wonder"}}),
+        (knowledgeable, {"words": {"neg": ["good", "fine"], "pos": ["fine", "good"]}, "weights": "mean"}),
+    ],
+)
+def test_labels_with_the_same_words_are_refused_by_name(module: Any, options: Any) -> None:
+    with pytest.raises(UserError, match='the labels "neg" and "pos" have the same words'):
+        made(module, **options)
+
+
+def test_labels_that_share_some_of_their_words_are_taken() -> None:
+    assert len(made(manual, words={"neg": ["bad", "fine"], "pos": ["good", "fine"]}).rows) == 3

@@ -3,7 +3,7 @@
 The file's name is the verbalizer's: `verbalizers/manual.py` is "manual".
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,3 +77,14 @@ def of_each_label(words: Mapping[str, Any], labels: Sequence[str]) -> list[Any]:
     if missing is not None:
         raise UserError(f'the verbalizer has no word for the label "{missing}"; it has them for {", ".join(words)}')
     return [words[label] for label in labels]
+
+
+def apart(labels: Sequence[str], read: Sequence[Hashable]) -> None:
+    """Refuses two labels that are `read` off the same tokens, whose logits would always be equal."""
+    first: dict[Hashable, str] = {}
+    for label, own in zip(labels, read, strict=True):
+        if (other := first.setdefault(own, label)) != label:
+            raise UserError(
+                f'the labels "{other}" and "{label}" have the same words for this model, so that nothing tells them '
+                "apart; give one of them other words"
+            )

@@ -20,7 +20,7 @@ from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._seen import Seen
-from graftlm.prompts._verbalizer import Verbalizer
+from graftlm.prompts._verbalizer import Verbalizer, apart
 from graftlm.prompts.verbalizers._words import Several, Word, Words, notes_on, table_of, word_logits, words_of
 from graftlm.sites import Tensors, zeros
 
@@ -130,6 +130,8 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
     """The verbalizer of what `resolved` gave; without priors nothing is calibrated."""
     words = words_of(config.words, labels, lexicon, config.several)
     table = table_of(words, len(labels), config.several)
+    if config.weights != "learned":
+        apart(labels, [frozenset(map(tuple, table.places[own].tolist())) for own in table.members])
     priors = torch.tensor(config.priors) if config.calibrate and config.priors else torch.zeros(len(words))
     if len(priors) != len(words):
         raise UserError(f"prompt.verbalizer.priors has {len(priors)} numbers for {len(words)} words")

@@ -13,7 +13,7 @@ from torch import Tensor
 from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.prompts._lexicon import Lexicon
-from graftlm.prompts._verbalizer import Verbalizer, of_each_label
+from graftlm.prompts._verbalizer import Verbalizer, apart, of_each_label
 from graftlm.sites import Tensors
 
 Weights = Mapping[str, NonNegativeFloat]
@@ -62,6 +62,7 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
     weights = torch.zeros(len(labels), len(rows))
     for place, row, share in shares:
         weights[place, row] += share
+    apart(labels, [tuple(row) for row in weights.tolist()])
     stored = {"name": "manual", **config.model_dump(mode="json")}
 
     def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:

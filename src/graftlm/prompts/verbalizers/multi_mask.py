@@ -14,7 +14,7 @@ from graftlm.core.config import Config
 from graftlm.core.errors import UserError
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._multi_mask import Rule, choice_scores, margin_loss, padded
-from graftlm.prompts._verbalizer import Verbalizer, of_each_label
+from graftlm.prompts._verbalizer import Verbalizer, apart, of_each_label
 from graftlm.sites import Tensors
 
 NEEDS = ""
@@ -30,6 +30,7 @@ class Options(Config):
 def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer:
     words = [tuple(lexicon.tokens(word)) for word in of_each_label(config.words, labels)]
     _check(config, lexicon)
+    apart(labels, words)
     table = padded(words)
 
     def scores(states: Tensor, logits: Tensor, own: Tensors) -> Tensor:
