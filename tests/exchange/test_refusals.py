@@ -58,9 +58,11 @@ def refused(folder: Path, said: str, **options: Any) -> None:
 
 
 CONFIGS = [
-    (lora(lora_bias=True), "lora_bias = True .* merge_and_unload"),
-    (lora(init_lora_weights="pissa"), 'init_lora_weights = "pissa" .* path_initial_model_for_weight_conversion'),
-    (lora(init_lora_weights="olora"), "changes the base's own weights"),
+    (
+        lora(init_lora_weights="pissa_niter_4"),
+        'init_lora_weights = "pissa_niter_4" .* path_initial_model_for_weight_conversion',
+    ),
+    (lora(init_lora_weights="pissa", use_dora=True), "changes the base's own weights"),
     (lora(trainable_token_indices=[3]), "trainable_token_indices"),
     (peft.LoHaConfig(task_type="SEQ_CLS", target_modules=["query"]), 'no peft_type that can be read "LOHA"'),
     (peft.LoraConfig(task_type="TOKEN_CLS", target_modules=["query"]), "adapter for TOKEN_CLS, and a run is for"),

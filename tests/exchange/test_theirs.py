@@ -18,7 +18,7 @@ from folders import TEXTS, WORDS, alone, saved
 from graftlm.checkpoint import load_peft
 from graftlm.core.errors import UserError
 from graftlm.core.reporter import Silent
-from graftlm.methods import attach, from_peft
+from graftlm.methods import attach, from_peft, peft_form
 from graftlm.sites import Attached, Sites
 from graftlm.tasks import Features
 
@@ -166,6 +166,22 @@ LORAS = {
     "but for": ({"exclude_modules": ["0.attention.self.query"]}, {}),
     "embedding": ({"target_modules": ["word_embeddings", "query"]}, {"sites": ["embedding", "attention.query"]}),
     "dropout": ({"lora_dropout": 0.1}, {"dropout": 0.1}),
+    "pissa": ({"init_lora_weights": "pissa"}, {"rank": 6, "alpha": 10}),
+    "olora": (
+        {"init_lora_weights": "olora", "use_rslora": True, "rank_pattern": {"value": 2}},
+        {"rank": 6, "rslora": True},
+    ),
+    "orthogonal": ({"init_lora_weights": "orthogonal", "r": 4}, {"rank": 4}),
+    "lora_bias": ({"lora_bias": True}, {"name": "union"}),
+    "lora_bias and biases": ({"lora_bias": True, "bias": "all"}, {"name": "union"}),
+    "whole paths are not bound to layers": (
+        {
+            "target_modules": ["bert.encoder.layer.0.attention.self.query", "value"],
+            "layers_to_transform": [1],
+            "layers_pattern": "layer",
+        },
+        {},
+    ),
 }
 
 
@@ -184,6 +200,80 @@ def test_decoders_options_of_lora_are_read_and_written(family: str, options: dic
 @pytest.mark.parametrize("family", EMBEDDING)
 def test_lora_on_the_embedding_is_read_though_peft_stores_the_base_beside_it(family: str, tmp_path: Path) -> None:
     check(family, lora(family, target_modules=[EMBEDDING[family]]), tmp_path, {"sites": ["embedding"]})
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_of_a_model_that_has_none_are_none(family: str, bias: str, tmp_path: Path) -> None:
+    check(family, lora(family, bias=bias), tmp_path, {"name": "lora"})
+
+
+def test_pissas_start_is_found_again_in_a_transposed_layer(tmp_path: Path) -> None:
+    check("gpt2", lora("gpt2", init_lora_weights="pissa"), tmp_path, {"rank": 6, "alpha": 10})
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [("llama", ["lm_head", "q_proj"]), ("gpt2", ["lm_head"]), ("bart", ["lm_head", "q_proj"]), ("t5", ["lm_head"])],
+)
+def test_lora_on_the_lm_head_is_read(family: str, targets: list[str], tmp_path: Path) -> None:
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=targets, fan_in_fan_out=family == "gpt2")
+    theirs = shaken(peft.get_peft_model(tiny.model(family, lm=True), config))
+    theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+    expected = plainly(theirs, rows := tiny.texts(3))
+    found = attached(tiny.model(family, lm=True), tmp_path / "theirs")
+    for one, other in zip(tiny.outputs(found, ["theirs"] * 3, rows), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def plainly(model: Any, rows: list[list[int]]) -> list[Tensor]:
+    """PEFT's logits at each row's own tokens, one row at a time."""
+    with torch.no_grad():
+        return [model(**tiny.batch_of(model.get_base_model(), [row])).logits[0, -len(row) :] for row in rows]
+
+
+@pytest.mark.parametrize(("family", "kind"), [(f, k) for f in ("gemma", "t5", "bart") for k in ("prompt", "p-tuning")])
+def test_prompts_of_encoder_decoders_and_of_scaled_words_are_read_and_written(
+    family: str, kind: str, tmp_path: Path
+) -> None:
+    """PEFT keeps 2 L rows for an encoder-decoder, of which the first L stand in front of the encoder's text."""
+    task = "SEQ_2_SEQ_LM" if family in tiny.ENCODER_DECODER else "CAUSAL_LM"
+    made: Any = {"prompt": peft.PromptTuningConfig, "p-tuning": peft.PromptEncoderConfig}[kind]
+    theirs = shaken(peft.get_peft_model(tiny.model(family, lm=True), made(task_type=task, num_virtual_tokens=3)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    expected = plainly(theirs, rows := tiny.texts(3))
+    found = attached(tiny.model(family, lm=True), tmp_path / "theirs")
+    for one, other in zip(tiny.outputs(found, ["theirs"] * 3, rows), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    body, tensors = load_peft(tmp_path / "theirs")
+    read = from_peft(body, tensors, Sites(tiny.model(family, lm=True)))
+    form = peft_form(read.config, Sites(tiny.model(family, lm=True)))
+    (tmp_path / "again").mkdir()
+    save_file(form.write(read.tensors), tmp_path / "again/adapter_model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "again/adapter_config.json").write_text(json.dumps({**form.body, "task_type": task}))
+    again = peft.PeftModel.from_pretrained(tiny.model(family, lm=True), tmp_path / "again").eval()
+    for one, other in zip(plainly(again, rows), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+ODD = {
+    "peft's default for bert": ("bert", {"target_modules": None, "feedforward_modules": None}),
+    "no input": ("gpt2", {"feedforward_modules": []}),
+    "queries' inputs": ("llama", {"target_modules": ["q_proj", "v_proj"], "feedforward_modules": ["q_proj"]}),
+    "by a regex": ("t5", {"target_modules": r".*(k|wo)", "feedforward_modules": r".*block\.0.*(k|wo)"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_ia3_may_scale_the_inputs_of_any_layers(name: str, tmp_path: Path) -> None:
+    family, options = ODD[name]
+    config = peft.IA3Config(
+        task_type="SEQ_CLS",
+        fan_in_fan_out=family == "gpt2",
+        modules_to_save=OWN_HEAD.get(family),
+        **({"target_modules": SCALED[family][0]} | options),
+    )
+    check(family, config, tmp_path, {"name": "ia3"})
 
 
 @pytest.mark.parametrize("family", SCALED)

@@ -97,12 +97,13 @@ def _speakers() -> str:
 
 
 def heed(
-    body: Mapping[str, Any], read: Sequence[str], harmless: Sequence[str], refused: Mapping[str, str]
+    body: Mapping[str, Any], read: Sequence[str], harmless: Mapping[str, Any], refused: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Goes through a PEFT config's keys, and gives a line about those that were set and are not kept.
 
-    `read` are keys that the caller reads, `harmless` those that change no result, `refused` those that do, with what
-    would help. A key that is none of these is refused where it is set, since it may change results.
+    `read` are keys that the caller reads; `harmless` those that change no result, with PEFT's defaults, which are not
+    worth a line; `refused` those that do, with what would help. A key that is none of these is refused where it is
+    set, since it may change results.
     """
     unread: list[str] = []
     for key, value in body.items():
@@ -115,7 +116,8 @@ def heed(
                 f"{key} = {str(value)[:60]} in adapter_config.json is not known here, and may change results; "
                 "if it does not, take the key out of the file"
             )
-        unread.append(f"{key} = {str(value)[:40]}")
+        if value != harmless[key]:
+            unread.append(f"{key} = {str(value)[:40]}")
     return (f"not kept, since no result depends on it: {', '.join(unread)}",) if unread else ()
 
 
@@ -125,3 +127,9 @@ def relative(path: str, sites: Sites) -> str:
         if prefix and path.startswith(prefix):
             return path.removeprefix(prefix)
     return path
+
+
+def placed(path: str, sites: Sites) -> str:
+    """A path in the family's class with a head, or in its backbone alone, as one in this model."""
+    outside = {site.module for site in (*sites.all, *sites.others) if not site.module.startswith(sites.prefix)}
+    return path if path in outside else sites.prefix + relative(path, sites)

@@ -3,7 +3,8 @@
 Ours may scale a part of a fused layer, where PEFT knows whole layers: the rows outside get ones, which change nothing.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from transformers.pytorch_utils import Conv1D
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import acts, parse
-from graftlm.methods._peft import WHOLE, PeftForm, PeftWords, Theirs, heed, relative
+from graftlm.methods._peft import WHOLE, PeftForm, PeftWords, Theirs, heed, placed
 from graftlm.methods._peft_targets import as_targeted, named, words
 from graftlm.sites import Branch, Sites, Tensors
 
 END = ".ia3_l"
 READ = ("target_modules", "exclude_modules", "feedforward_modules", "fan_in_fan_out", "modules_to_save")
-HARMLESS = ("init_ia3_weights",)
+HARMLESS = {"init_ia3_weights": True}
 
 
 def form(config: Any, sites: Sites) -> PeftForm:
@@ -55,7 +56,7 @@ def _targets(grouped: Mapping[str, list[Branch]], sites: Sites) -> tuple[list[st
     inside = {f"{sites.class_prefix}{path}": own[0].where == "input" for path, own in grouped.items()}
     names = sites.module_names([own[0].site for own in grouped.values()])
     inward = [name for name in names if any(named([name], path) and scaled for path, scaled in inside.items())]
-    if any(named(inward, path) and not scaled for path, scaled in inside.items()):
+    if any(_inward(inward, path) and not scaled for path, scaled in inside.items()):
         return sorted(inside), sorted(path for path, scaled in inside.items() if scaled)
     return names, inward
 
@@ -98,24 +99,34 @@ def _rows(branch: Branch) -> Tensor:
 
 
 def read(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
-    """An IA3 adapter. Ours scales the input of `feedforward.output`, so PEFT's `feedforward_modules` must be those."""
+    """An IA3 adapter; the layers of its `feedforward_modules` are those whose input ours scales."""
     notes = heed(body, READ, HARMLESS, {})
     found = {key.removeprefix(WHOLE).removesuffix(END): value for key, value in tensors.items() if key.endswith(END)}
     rest = {key.removeprefix(WHOLE): value for key, value in tensors.items() if not key.endswith(END)}
     if not found:
         raise UserError("the adapter's file holds no ia3_l")
     as_targeted(body, found, sites)
-    config = parse("ia3", {"sites": words({relative(path, sites) for path in found}, sites)})
-    branches = {branch.site.module: branch for branch in acts(config, sites) if isinstance(branch, Branch)}
-    ours: dict[str, Tensor] = {}
-    for path, scale in found.items():
-        branch = branches[sites.prefix + relative(path, sites)]
-        inward = named(body.get("feedforward_modules") or (), path)
-        if inward != (branch.where == "input"):
-            side, other = ("input", "output") if inward else ("output", "input")
-            raise UserError(f"the adapter scales the {side} of {path}; ia3 here scales its {other}, as the paper does")
-        ours[f"{branch.site.name}.scale"] = scale.flatten()
+    places = {path: placed(path, sites) for path in found}
+    inward = {module for path, module in places.items() if _inward(body.get("feedforward_modules") or (), path)}
+    options: dict[str, Any] = {"sites": words(places.values(), sites)}
+    usual = parse("ia3", options)
+    if {branch.site.module for branch in _branches(usual, sites) if branch.where == "input"} != inward:
+        options["inputs"] = words(inward, sites) if inward else ()
+    config = parse("ia3", options)
+    names = {branch.site.module: branch.site.name for branch in _branches(config, sites)}
+    ours = {f"{names[places[path]]}.scale": scale.flatten() for path, scale in found.items()}
     return Theirs(config, ours, rest, notes)
+
+
+def _branches(config: Any, sites: Sites) -> list[Branch]:
+    return [branch for branch in acts(config, sites) if isinstance(branch, Branch)]
+
+
+def _inward(words: str | Collection[str], path: str) -> bool:
+    """PEFT's own rule for `feedforward_modules`: names match the end of a path, within a word too."""
+    if isinstance(words, str):
+        return re.fullmatch(words, path) is not None
+    return path.endswith(tuple(words))
 
 
 WORDS = PeftWords(form, read)

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from graftlm.core.errors import UserError
-from graftlm.methods._method import UNION, acts, parse
-from graftlm.methods._peft import WHOLE, Theirs, heed, relative
-from graftlm.methods._peft_biases import biases_of, changes
+from graftlm.methods._method import UNION, acts, kept, parse
+from graftlm.methods._peft import WHOLE, Theirs, heed, placed
+from graftlm.methods._peft_biases import base_bias, biases_of, changes
+from graftlm.methods._peft_starts import STARTS, beyond_start
 from graftlm.methods._peft_targets import as_targeted, words
 from graftlm.sites import Branch, Sites, Tensors
 
@@ -37,21 +38,21 @@ READ = (
     "use_dora",
     "fan_in_fan_out",
     "bias",
+    "lora_bias",
     "init_lora_weights",
 )
-HARMLESS = (
-    "runtime_config",
-    "loftq_config",
-    "eva_config",
-    "corda_config",
-    "lora_ga_config",
-    "megatron_core",
-    "qalora_group_size",
-    "ensure_weight_tying",
-)
+HARMLESS = {
+    "runtime_config": {"ephemeral_gpu_offload": False},
+    "loftq_config": {},
+    "eva_config": None,
+    "corda_config": None,
+    "lora_ga_config": None,
+    "megatron_core": "megatron.core",
+    "qalora_group_size": 16,
+    "ensure_weight_tying": False,
+}
 _OTHER = "it computes something else than LoRA; train anew with --method lora"
 REFUSED = {
-    "lora_bias": "ours has no bias of its own on lora_B; fold it into the model with PEFT's merge_and_unload",
     "trainable_token_indices": "trained rows of the embedding are no LoRA; lora on the embedding is",
     "target_parameters": "ours acts on layers, not on bare parameters (experts); train on the linear layers",
     "layer_replication": "the model would have other layers; write that model out first",
@@ -76,21 +77,37 @@ def read(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
     if not found:
         raise UserError("the adapter's file holds no lora_A and lora_B")
     as_targeted(body, found, sites)
-    dora = bool(body.get("use_dora"))
+    more = [name for key, name in (("use_dora", "magnitude"), ("lora_bias", "bias")) if body.get(key)]
     for path, own in found.items():
-        missing = {"down", "up", *(["magnitude"] if dora else [])} ^ own.keys()
+        missing = {"down", "up", *more} ^ own.keys()
         if missing:
             raise UserError(f"{path} lacks its {missing.pop()} half, or has one too many, in the adapter's file")
     config = parse("lora", _options(body, found, sites))
     branches = {branch.site.module: branch for branch in acts(config, sites) if isinstance(branch, Branch)}
+    start = body.get("init_lora_weights")
+    if start in STARTS:
+        config = kept(config.model_copy(update={"init": "pissa"}))
     ours: dict[str, Tensor] = {}
+    added: dict[str, Tensor] = {}
     for path, own in found.items():
-        site = branches[sites.prefix + relative(path, sites)].site
-        ours |= {f"{site.name}.{name}": tensor for name, tensor in own.items()}
+        branch = branches[placed(path, sites)]
+        site, scale = branch.site, branch.constants["scale"]
+        if start in STARTS:
+            own = beyond_start(start, own, sites.model.get_submodule(site.module), scale)
+        ours |= {f"{site.name}.{name}": tensor for name, tensor in own.items() if name != "bias"}
+        if "bias" in own:
+            added[site.module] = scale * own["bias"]
     kind = body.get("bias", "none")
-    if kind == "none":
+    biases, rest = biases_of(kind, rest, list(branches), sites) if kind != "none" else ({}, rest)
+    for module, bias in added.items():
+        site = branches[module].site
+        if not site.has_bias:
+            raise UserError(
+                f"lora_bias = True in adapter_config.json cannot be read: {module} has no bias of its own to add it to"
+            )
+        biases[module] = biases.get(module, base_bias(site, sites)) + bias
+    if not biases:
         return Theirs(config, ours, rest, notes)
-    biases, rest = biases_of(kind, rest, list(branches), sites)
     trained = parse("bitfit", {"sites": _biased(biases, sites)})
     places = [branch.site for branch in acts(trained, sites) if isinstance(branch, Branch)]
     both = [{"name": part.method, **part.model_dump(mode="json")} for part in (config, trained)]
@@ -101,18 +118,20 @@ def _biased(biases: Mapping[str, Tensor], sites: Sites) -> str | tuple[str, ...]
     """Our words for the layers whose biases these are."""
     if biases.keys() == {site.module for site in sites.biased()}:
         return "all"
-    return words({module.removeprefix(sites.prefix) for module in biases}, sites)
+    return words(biases.keys(), sites)
 
 
 def _plain(body: Mapping[str, Any]) -> None:
     if body.get("bias", "none") not in BIASES:
         raise UserError(f'bias = "{body["bias"]}" in adapter_config.json is none of {", ".join(BIASES)}')
     start = body.get("init_lora_weights", True)
-    if start not in PLAIN_STARTS:
+    if start not in (*PLAIN_STARTS, *STARTS) or (start in STARTS and body.get("use_dora")):
         raise UserError(
             f'init_lora_weights = "{start}" in adapter_config.json cannot be read: it changes the base\'s own weights; '
             "save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it"
         )
+    if body.get("lora_bias") and body.get("use_dora"):
+        raise UserError("lora_bias and use_dora in adapter_config.json are not for one adapter, in PEFT either")
 
 
 def _sorted_out(tensors: Tensors) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
@@ -135,7 +154,7 @@ def _options(body: Mapping[str, Any], found: Mapping[str, Mapping[str, Tensor]],
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for path, own in found.items():
-        place = re.escape(relative(path, sites))
+        place = re.escape(placed(path, sites).removeprefix(sites.prefix))
         r = int(_pattern(body.get("rank_pattern"), path, rank))
         a = float(_pattern(body.get("alpha_pattern"), path, alpha))
         if own["down"].shape[0] != r:
@@ -146,7 +165,7 @@ def _options(body: Mapping[str, Any], found: Mapping[str, Mapping[str, Tensor]],
         "rank": rank,
         "alpha": alpha,
         "dropout": float(body.get("lora_dropout", 0)),
-        "sites": words({relative(path, sites) for path in found}, sites),
+        "sites": words({placed(path, sites) for path in found}, sites),
     }
     more = {"rank_pattern": ranks, "alpha_pattern": alphas}
     more |= {"rslora": bool(body.get("use_rslora")), "dora": bool(body.get("use_dora"))}

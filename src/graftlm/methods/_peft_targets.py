@@ -5,28 +5,36 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from graftlm.core.errors import UserError
-from graftlm.methods._peft import relative
+from graftlm.methods._peft import placed, relative
 from graftlm.sites import ROLES, Sites
+
+LANGUAGE = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 
 def as_targeted(body: Mapping[str, Any], found: Mapping[str, Any], sites: Sites) -> None:
     """Refuses a file whose layers are not those that its config names in this model."""
-    here = {site.module.removeprefix(sites.prefix) for site in sites.all if site.kind in ("linear", "embedding")}
-    strange = sorted(path for path in found if relative(path, sites) not in here)
+    here = {site.module for site in (*sites.all, *sites.others) if site.kind in ("linear", "embedding")}
+    places = {path: placed(path, sites) for path in found}
+    strange = sorted(path for path, module in places.items() if module not in here)
     if strange:
         raise UserError(
             f"the adapter acts on {strange[0]}, which is no layer of this {sites.family} model that can be trained "
-            f"(it has {', '.join(sorted(here)[:3])}, …)"
+            f"(it has {', '.join(sorted(module.removeprefix(sites.prefix) for module in here)[:3])}, …)"
         )
     targets = body.get("target_modules")
     if not targets or targets == "all-linear":
         return
-    prefix = next(iter(found)).removesuffix(relative(next(iter(found)), sites))
-    wanted = {f"{prefix}{path}" for path in here if _targeted(body, f"{prefix}{path}")}
-    lost = sorted(wanted ^ found.keys())
+    there = {path: path.removesuffix(relative(path, sites)) for path, module in places.items() if path != module}
+    inside = [module for module in here if module.startswith(sites.prefix)]
+    prefix = next(iter(there.values()), sites.prefix)
+    paths = {f"{prefix}{module.removeprefix(sites.prefix)}" for module in inside}
+    outside = here.difference(inside)
+    if body.get("task_type") in LANGUAGE or outside & found.keys():  # else theirs may be a model without a head
+        paths |= outside
+    lost = sorted({path for path in paths if _targeted(body, path)} ^ found.keys())
     if lost:
-        kind = "but the file has no tensors for it" if lost[0] in wanted else "but the file has tensors for it"
-        said = "names" if lost[0] in wanted else "does not name"
+        kind = "but the file has tensors for it" if lost[0] in found else "but the file has no tensors for it"
+        said = "does not name" if lost[0] in found else "names"
         raise UserError(f"target_modules in adapter_config.json {said} {lost[0]}, {kind}")
 
 
@@ -40,11 +48,12 @@ def _targeted(body: Mapping[str, Any], path: str) -> bool:
     if not named(targets, path):
         return False
     layers = body.get("layers_to_transform")
-    if isinstance(targets, str) or layers is None or layers == []:
+    if isinstance(targets, str) or path in targets or layers is None or layers == []:
         return True
-    patterns = body.get("layers_pattern") or [r"[^.]*"]
+    patterns = body.get("layers_pattern") or []
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    numbers = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", path) for pattern in patterns)
+    regexes = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
+    numbers = (re.match(regex, path) for regex in regexes)
     number = next((int(match[1]) for match in numbers if match), None)
     return number is not None and number in ([layers] if isinstance(layers, int) else layers)
 
@@ -55,9 +64,10 @@ def named(words: str | Collection[str], path: str) -> bool:
     return path in words or any(path.endswith(f".{word}") for word in words)
 
 
-def words(wanted: Collection[str], sites: Sites) -> tuple[str, ...]:
-    """The shortest words of ours that mean just these whole layers of the backbone: roles, names, or paths."""
-    paths = {sites.prefix + path for path in wanted}
+def words(paths: Collection[str], sites: Sites) -> tuple[str, ...]:
+    """The shortest words of ours that mean just these whole layers of the model: roles, names, or paths."""
+    paths = set(paths)
+    wanted = {path.removeprefix(sites.prefix) for path in paths}
     if sites.table is not None:
         inside = [site for site in sites.all if site.module in paths and site.rows is None]
         roles = [role for role in ROLES if any(site.role == role for site in inside)]

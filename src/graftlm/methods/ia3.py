@@ -11,7 +11,7 @@ from torch import Tensor
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig, needs_table
 from graftlm.methods._peft_ia3 import WORDS
-from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, ones
+from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, is_role, ones
 
 PAPER = "Liu et al. 2022"
 KIND = "branch"
@@ -23,9 +23,12 @@ STORES = "a number a feature"
 
 
 class Ia3Config(MethodConfig):
-    """`sites`: roles, module names or a regex; a `feedforward.output` is scaled before it runs, any other after."""
+    """`sites`: roles, module names or a regex. `inputs`: roles or module names of those that are scaled before they
+    run; any other is after.
+    """
 
     sites: tuple[str, ...] | str = ("attention.key", "attention.value", "feedforward.output")
+    inputs: tuple[str, ...] = ("feedforward.output",)
 
 
 def scaled(h: Tensor, scale: Tensor) -> Tensor:
@@ -47,12 +50,20 @@ def merge_input(weight: Tensor, bias: Tensor | None, p: Tensors) -> tuple[Tensor
 
 def acts(config: Ia3Config, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
-    return [_branch(site) for site in sites.select(config.sites)]
+    found = sites.select(config.sites)
+    for word in config.inputs:
+        if not is_role(word) and not any(_named(word, site) for site in found):
+            raise UserError(f'inputs "{word}" is none of the {len(found)} chosen sites (first: {found[0].module})')
+    return [_branch(site, any(_named(word, site) for word in config.inputs)) for site in found]
 
 
-def _branch(site: Site) -> Branch:
+def _named(word: str, site: Site) -> bool:
+    return site.means(word) or f".{site.module}".endswith(f".{word}")
+
+
+def _branch(site: Site, inward: bool) -> Branch:
     if site.kind != "linear":
         raise UserError(f"ia3 acts on linear layers; {site.module} is of kind {site.kind}")
-    if site.role == "feedforward.output":
+    if inward:
         return Branch(site, {"scale": ones(site.d_in)}, forward, merge=merge_input, where="input")
     return Branch(site, {"scale": ones(site.d_out)}, forward, merge=merge_output)

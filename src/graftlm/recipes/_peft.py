@@ -109,6 +109,8 @@ def _sayable(model: TaskModel, head: HeadConfig, run: str) -> None:
             "name the method's sites without it"
         )
     prompted = any(isinstance(act, Tokens) for act in model.attached.acts[run])
+    if prompted and sites.encoder_decoder:
+        raise NoWordsError(f"PEFT's prompts are not taken by the classifier of {sites.family}; those of generation are")
     if prompted and sites.head.pool != "last" and head.pooling == "default":
         raise NoWordsError(
             f"PEFT counts a prompt's virtual tokens when {sites.family}'s head pools (the {sites.head.pool} token), "

@@ -73,6 +73,12 @@ class Sites:
         return reader.get_input_embeddings()  # pyright: ignore[reportCallIssue]
 
     @property
+    def embedding_scale(self) -> float:
+        """By what the family multiplies what its input embedding looks up."""
+        layer = self.embedding()
+        return float(getattr(layer, "scalar_embed_scale", getattr(layer, "embed_scale", 1.0)))  # first: not a tensor
+
+    @property
     def positions(self) -> int | None:
         """How many tokens have positions, or None where there is no limit that the model states."""
         name = self.table.positions if self.table else "max_position_embeddings"
