@@ -151,3 +151,15 @@ def test_settings_and_labels_whose_long_names_begin_alike_keep_a_row_of_their_ow
     bars = _figures.times(found).data[0]
     assert (len(set(bars.y)), list(bars.x)) == (3, [4.0, 4.0, 4.0])
     assert len(set(_figures.confusion(names, [[1] * 3] * 3).data[0].x)) == 3
+
+
+def test_one_seed_of_a_metric_that_is_no_mean_over_examples_is_no_winner(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 38, "head": 12}, seeds=1)
+    for path in out.glob("runs/*/test.jsonl"):
+        path.write_text(re.sub(r"\[.*?\]", "null", path.read_text()))
+    path, said = report([out])
+    assert said.startswith("lora-shots16 has the highest test accuracy 0.950, but how much of that is chance cannot")
+    assert not re.search(
+        r"(?<![A-Za-z])-?(inf|nan|Infinity|NaN)\b",
+        re.sub(r"<script>.*?</script>", "", path.read_text(), count=1, flags=re.S),
+    )

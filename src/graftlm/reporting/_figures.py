@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as graphs
 
 from graftlm.core.results import Result
@@ -50,11 +51,12 @@ def apart(names: Sequence[str]) -> list[str]:
 
 
 def intervals(found: Sequence[Setting], verdict: Verdict, metric: str) -> graphs.Figure:
-    """Each compared setting's mean on test with its 95 % interval, the best on top, and each seed as a dot."""
+    """Each compared setting's mean on test with its 95 % interval, if known, the best on top; each seed as a dot."""
     own = [setting for setting in reversed(ranked(found)) if setting.name in verdict.means]
     names = apart([setting.name for setting in own])
     means = [verdict.means[setting.name] for setting in own]
     sides = [verdict.intervals[setting.name] for setting in own]
+    sides = [side if np.isfinite(side).all() else (value, value) for side, value in zip(sides, means, strict=True)]
     figure = graphs.Figure()
     dots = [(value, name) for setting, name in zip(own, names, strict=True) for value in setting.values("test")]
     figure.add_scatter(
