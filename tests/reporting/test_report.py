@@ -3,14 +3,20 @@
 import csv
 import json
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
 
+from graftlm.core.config import merged, overrides
 from graftlm.core.errors import UserError
 from graftlm.core.results import fit_command, results
+from graftlm.core.settings import FitConfig
+from graftlm.reporting import _figures
+from graftlm.reporting._settings import settings
 from graftlm.reporting.report import report
 
 LABELS = ["bad", "good"]
@@ -117,5 +123,43 @@ def test_a_runs_command_says_all_that_differs_from_the_defaults() -> None:
     config |= {"training": {"max_steps": 3, "trackers": ["tensorboard"]}, "seed": 2, "out": "runs/a"}
     assert fit_command(config) == (
         "graftlm fit --model minilm --data 'my data' --seed 2 --out runs/a --method lora -o method.rank=4 "
-        "-o data.shots=16 -o training.max_steps=3 -o 'training.trackers=[\"tensorboard\"]'"
+        "-o data.shots=16 -o training.max_steps=3 -o 'training.trackers=[tensorboard]'"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["{text} It was {mask}.", "Is it: {text}? {mask} # so", "no", "1", "- a", "a\nb", "'é' \u2028 😀\x85"]
+)
+def test_a_runs_command_is_read_back_as_the_run_that_it_was(text: str) -> None:
+    values = {"model": "m", "data": "d", "method": "lora", "out": "o", "seed": 3}
+    prompt = {"template": f"{text} ", "verbalizer": {text: [text], "b": "no"}, "aliases": {"text": text}}
+    config = FitConfig.parse({**values, "prompt": prompt})
+    words = shlex.split(fit_command(config.model_dump(mode="json")))
+    options = [value for name, value in pairwise(words) if name == "-o"]
+    assert FitConfig.parse(merged({**values, "data": {"path": "d"}}, overrides(options))) == config
+
+
+def test_a_reports_commands_do_not_write_into_the_runs_that_are_there(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 38})
+    assert "--out again/lora-shots16-seed1 " in results([out])[1].command
+    assert "--out again/lora-shots16-seed1 " in report([out])[0].read_text()
+
+
+def test_settings_and_labels_whose_long_names_begin_alike_keep_a_row_of_their_own(tmp_path: Path) -> None:
+    names = [f"lora-sites-attention.query-attention.value-r{rank}-dropout0.1-and-on" for rank in (4, 8, 16)]
+    found = settings(results([_comparison(tmp_path / "c", dict.fromkeys(names, 20.0))]))
+    bars = _figures.times(found).data[0]
+    assert (len(set(bars.y)), list(bars.x)) == (3, [4.0, 4.0, 4.0])
+    assert len(set(_figures.confusion(names, [[1] * 3] * 3).data[0].x)) == 3
+
+
+def test_one_seed_of_a_metric_that_is_no_mean_over_examples_is_no_winner(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 38, "head": 12}, seeds=1)
+    for path in out.glob("runs/*/test.jsonl"):
+        path.write_text(re.sub(r"\[.*?\]", "null", path.read_text()))
+    path, said = report([out])
+    assert said.startswith("lora-shots16 has the highest test accuracy 0.950, but how much of that is chance cannot")
+    assert not re.search(
+        r"(?<![A-Za-z])-?(inf|nan|Infinity|NaN)\b",
+        re.sub(r"<script>.*?</script>", "", path.read_text(), count=1, flags=re.S),
     )

@@ -65,8 +65,23 @@ def test_fractions_of_sums_are_resampled_as_such() -> None:
     assert (value - low, high - value) == pytest.approx((1.96 * error, 1.96 * error), rel=0.06)
 
 
-def test_one_seed_or_no_shares_still_give_a_verdict() -> None:
-    one = judge({"a": Scores(np.array([0.5])), "b": Scores(np.array([0.7]))})
-    assert (one.best, one.differences[0].low) == ("b", pytest.approx(0.2))
+def test_no_claim_is_made_where_nothing_shows_the_size_of_the_error() -> None:
+    """One seed of a metric that is no mean over examples, seeds that are all the same, and too few examples."""
+    few = {name: Scores(np.array([hit]), np.array([[[hit, 1.0]] * 3])) for name, hit in (("a", 0.0), ("b", 1.0))}
+    same = {name: Scores(np.full(2, value)) for name, value in (("a", 0.5), ("b", 0.7))}
+    one = {name: Scores(np.array([value])) for name, value in (("a", 0.5), ("b", 0.7))}
+    for scores in (one, same, few):
+        found = judge(scores, draws=300)
+        assert (found.best, found.differences[0].real, found.differences[0].p) == ("b", False, 1.0)
+        assert found.differences[0].low == -np.inf
+
+
+def test_all_right_against_all_wrong_is_a_difference_where_there_are_examples() -> None:
+    shares = {name: np.array([[[hit, 1.0]] * 40]) for name, hit in (("a", 0.0), ("b", 1.0))}
+    found = judge({name: Scores(own[..., 0].mean(1), own) for name, own in shares.items()}, draws=300)
+    assert found.differences[0].real
+
+
+def test_no_shares_still_give_a_verdict_from_the_seeds() -> None:
     some = judge({"a": Scores(np.array([0.5, 0.6])), "b": Scores(np.array([0.7, 0.9]))})
     assert some.differences[0].low < 0 < some.differences[0].value

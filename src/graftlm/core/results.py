@@ -9,11 +9,13 @@ from typing import Any
 
 from graftlm.core.errors import UserError
 from graftlm.core.files import read_json
+from graftlm.core.options import as_yaml
 
 RUNS, PLAN, EXAMPLES, TESTED, RECORD = "runs", "plan.json", "examples.jsonl", "test.jsonl", "run.json"
 COLUMNS = ("run", "method", "learning_rate", "shots", "seed", "state", "validation", "test", "trained", "stored")
 COLUMNS += ("seconds", "memory_bytes", "steps", "stopped")
 ENDED = ("done", "failed")
+AGAIN = "again"  # the folder under which a report's commands train runs anew
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Result:
 
     @property
     def command(self) -> str:
-        """What trains the run alone."""
-        return fit_command(self.config)
+        """What trains the run alone, into a folder that it has not got yet."""
+        return fit_command({**self.config, "out": f"{AGAIN}/{self.name}"})
 
     def row(self) -> dict[str, Any]:
         """A line of the table of results."""
@@ -189,5 +191,5 @@ def fit_command(config: Mapping[str, Any]) -> str:
             if value != default.model_dump(mode="json")[name]:
                 options[f"{part}.{name}"] = value
     for name, value in options.items():
-        words += ["-o", f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"]
+        words += ["-o", f"{name}={as_yaml(value)}"]
     return shlex.join(words)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as graphs
 
 from graftlm.core.results import Result
@@ -34,15 +35,28 @@ def looks(found: Sequence[Setting]) -> Looks:
 
 
 def short(name: str) -> str:
-    return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
+    """Its beginning and its end, where settings differ."""
+    half = LONG // 2
+    return name if len(name) <= LONG else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def apart(names: Sequence[str]) -> list[str]:
+    """Short names of which no two are the same, since an axis would take those for one."""
+    seen: dict[str, int] = defaultdict(int)
+    found: list[str] = []
+    for name in map(short, names):
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
 
 
 def intervals(found: Sequence[Setting], verdict: Verdict, metric: str) -> graphs.Figure:
-    """Each compared setting's mean on test with its 95 % interval, the best on top, and each seed as a dot."""
+    """Each compared setting's mean on test with its 95 % interval, if known, the best on top; each seed as a dot."""
     own = [setting for setting in reversed(ranked(found)) if setting.name in verdict.means]
-    names = [short(setting.name) for setting in own]
+    names = apart([setting.name for setting in own])
     means = [verdict.means[setting.name] for setting in own]
     sides = [verdict.intervals[setting.name] for setting in own]
+    sides = [side if np.isfinite(side).all() else (value, value) for side, value in zip(sides, means, strict=True)]
     figure = graphs.Figure()
     dots = [(value, name) for setting, name in zip(own, names, strict=True) for value in setting.values("test")]
     figure.add_scatter(
@@ -147,7 +161,7 @@ def few_shot(found: Sequence[Setting], metric: str) -> graphs.Figure | None:
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> graphs.Figure:
     """True by predicted, as shares of the true class, with the counts in the cells."""
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
-    names = [short(label) for label in labels]
+    names = apart(labels)
     figure = graphs.Figure(
         graphs.Heatmap(
             z=shares,
@@ -193,7 +207,7 @@ def gates(runs: Sequence[Result]) -> graphs.Figure:
 def times(found: Sequence[Setting]) -> graphs.Figure:
     """Where each setting's seconds went, its seeds together."""
     figure = graphs.Figure()
-    names = [short(setting.name) for setting in reversed(found)]
+    names = apart([setting.name for setting in reversed(found)])
     parts = {"train_seconds": "training", "evaluate_seconds": "validation", "test_seconds": "test"}
     for place, (key, title) in enumerate(parts.items()):
         seconds = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import plotly.graph_objects as graphs
 from plotly.offline import get_plotlyjs
 
-from graftlm.core.results import EXAMPLES, read_lines
+from graftlm.core.results import AGAIN, EXAMPLES, read_lines
 from graftlm.reporting import _figures, _parts
 from graftlm.reporting._settings import Setting, compared, ranked
 from graftlm.reporting._statistics import DRAWS, Verdict
@@ -77,7 +77,8 @@ def _sections(folders: Sequence[Path], found: Sequence[Setting], verdict: Verdic
     yield section("Where the time went", drawn(_figures.times(order)), _parts.where_time_went(found))
     yield section(
         "Commands",
-        "Each trains one run alone and ends where it ended here, but for rounding.",
+        f"Each trains one run alone, into a folder under {AGAIN}/, and ends where it ended here, but for rounding. "
+        "Paths are as they were given: start it where the comparison was started.",
         *(_parts.commands(setting) for setting in order),
     )
     yield section("Made with", _parts.made_with(found))

@@ -1,6 +1,7 @@
 """Runs by setting: what its seeds have in common, and the verdict on those that can be compared."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,13 @@ def sentence(found: Sequence[Setting], own: Verdict | None) -> str:
 def _sentence(found: Sequence[Setting], own: Verdict) -> str:
     metric = next(setting.first.metric for setting in found if setting.name == own.best)
     low, high = own.intervals[own.best]
+    if any(math.isinf(difference.low) for difference in own.differences):
+        return (
+            f"{own.best} has the highest test {metric} {own.means[own.best]:.3f}, but how much of that is chance "
+            "cannot be told; more seeds would show it."
+        )
+    if math.isinf(low):
+        return f"{own.best} reaches test {metric} {own.means[own.best]:.3f}; there is nothing to compare it with."
     value = f"test {metric} {own.means[own.best]:.3f} (95 % interval {low:.3f} to {high:.3f})"
     if not own.differences:
         return f"{own.best} reaches {value}; there is nothing to compare it with."

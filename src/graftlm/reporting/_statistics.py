@@ -5,6 +5,7 @@ test examples anew, the same for all settings and seeds, and moves each setting'
 seeds, whose variance is the larger of the setting's own and the mean over the settings (two or three seeds say little
 about their own), with the degrees of freedom of all. Differences between any two settings are judged together by the
 distribution of their largest studentised error, so that of all claims on the data one is wrong in 5 % at most.
+Of a setting whose error nothing shows the size of, no seed beside another and no fraction, no claim is made.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from itertools import combinations
 import numpy as np
 
 DRAWS, LEVEL, CHUNK = 10_000, 0.95, 1 << 22
+FEWEST = 6  # examples: with fewer, chance alone would have all of them agree in more than 5 % (a sign test)
 Array = np.ndarray
 
 
@@ -21,7 +23,8 @@ Array = np.ndarray
 class Scores:
     """A setting's `values` (seeds), and each example's share of the two sides of the fraction (seeds examples 2).
 
-    `shares` is None where the metric is no such fraction; its uncertainty is then that over the seeds alone.
+    `shares` is None where the metric is no such fraction; its uncertainty is then that over the seeds alone, and where
+    those do not differ, unknown.
     """
 
     values: Array
@@ -66,8 +69,11 @@ def judge(scores: Mapping[str, Scores], draws: int = DRAWS, seed: int = 0) -> Ve
     errors = replicates(scores, draws, np.random.default_rng(seed))
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(errors, [tail, 100 - tail], axis=0)
+    unknown = np.array([_few(own) for own in scores.values()]) & ~errors.any(0)
+    low[unknown], high[unknown] = -np.inf, np.inf
     best = int(means.argmax())
     widths, largest = _largest(errors)
+    widths[unknown], widths[:, unknown] = np.inf, np.inf
     limit = float(np.quantile(largest, LEVEL)) if len(names) > 1 else 0.0
     found = [_difference(names, means, widths, largest, limit, best, place) for place in range(len(names))]
     others = [difference for place, difference in enumerate(found) if place != best]
@@ -81,6 +87,11 @@ def judge(scores: Mapping[str, Scores], draws: int = DRAWS, seed: int = 0) -> Ve
         max(len(own.values) for own in scores.values()),
         max(sizes, default=0),
     )
+
+
+def _few(own: Scores) -> bool:
+    """Whether the examples say nothing of a setting's error."""
+    return own.shares is None or own.shares.shape[1] < FEWEST
 
 
 def _interval(own: Scores, low: float, high: float) -> tuple[float, float]:
@@ -149,5 +160,5 @@ def _difference(
 ) -> Difference:
     value, width = float(means[best] - means[place]), float(widths[best, place])
     beyond = int((largest >= value / width).sum()) if width > 0 else len(largest) * (value == 0)
-    reach = limit * width
+    reach = limit * width if np.isfinite(width) else np.inf
     return Difference(names[place], value, value - reach, value + reach, (beyond + 1) / (len(largest) + 1))
