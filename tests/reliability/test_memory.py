@@ -147,6 +147,13 @@ def test_a_training_that_will_not_fit_is_warned_of_before_its_first_step(
     ]
 
 
+def test_a_method_that_cannot_be_held_is_refused_before_its_tensors_are_made(world: Path, tmp_path: Path) -> None:
+    values = {**options(world, "lora", tmp_path / "run"), "method": {"name": "lora", "rank": 100_000_000_000}}
+    with pytest.raises(graftlm.UserError, match=r"\(lora\) would train 12,800,000,000,000 numbers, .* GB are free"):
+        graftlm.fit(**values)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_estimate_counts_tokens_layers_and_width() -> None:
     plain = _memory.estimate(TrainingConfig(), 64 * 128, 6, 384)
     assert plain == pytest.approx(1.5e9, rel=0.05)  # 1.50 GB were measured with LoRA on MiniLM

@@ -4,19 +4,23 @@ Measured on BERT and Llama models in fp32 on a CPU: 18 to 22 numbers a token, la
 peak of a step, and with gradient checkpointing 4 a layer and about 60 besides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 import torch
 
+from graftlm.core.errors import UserError
 from graftlm.core.reporter import Reporter
 from graftlm.core.settings import TrainingConfig
+from graftlm.methods import MethodConfig, acts
 from graftlm.recipes._model import TaskModel
+from graftlm.sites import Select, Sites
 from graftlm.training import Plan, sorted_batches
 
 A_LAYER, A_LAYER_CHECKPOINTED, BESIDES = 20, 4, 60
 A_WEIGHT = 4 * 4  # bytes of a gradient, an optimizer's two moments and the best weights, in fp32
+A_PARAMETER = 4 * 4  # bytes of a number that is trained, its gradient and an optimizer's two moments
 CGROUPS = Path("/sys/fs/cgroup")
 LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
@@ -29,6 +33,20 @@ def warn_of_memory(needed: int, device: torch.device, reporter: Reporter) -> Non
             f"training needs about {needed / 1e9:.1f} GB beside the model, and {free / 1e9:.1f} GB are free; a smaller "
             "training.batch_size with more training.accumulation, or training.gradient_checkpointing=true, needs less"
         )
+
+
+def refuse_oversized(own: Mapping[str, MethodConfig], sites: Sites, device: torch.device) -> None:
+    """Refuses a run whose tensors, with a gradient and two moments each, cannot be held, before any is made."""
+    free = free_memory(device)
+    for run, config in own.items():
+        params = [param for act in acts(config, sites) if not isinstance(act, Select) for param in act.params.values()]
+        numbers = sum(param.count for param in params)
+        if A_PARAMETER * numbers > free:
+            raise UserError(
+                f"{run} ({config.method}) would train {numbers:,} numbers, which take "
+                f"{A_PARAMETER * numbers / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; a smaller rank, length or "
+                "bottleneck needs less"
+            )
 
 
 def needed_by(model: TaskModel, run: str, plan: Plan) -> int:

@@ -16,6 +16,7 @@ from graftlm.core.settings import FitConfig, PromptConfig
 from graftlm.prompts import Seen, needs, parse
 from graftlm.recipes._building import build, speaking
 from graftlm.recipes._cached import default_folder
+from graftlm.recipes._memory import refuse_oversized
 from graftlm.recipes._model import TaskModel
 from graftlm.recipes._peft import method_form, run_form
 from graftlm.recipes._prompt_head import PromptHead, asking_for, check_formulation, reading
@@ -180,11 +181,12 @@ def _assemble(
             f'gradient_checkpointing = true, but Transformers has none for "{sites.family}"; a smaller batch_size with '
             "training.accumulation needs less memory too"
         )
+    own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
+    refuse_oversized(own, sites, device)
     forms = {run.name: method_form(run.method, sites) for run in runs}
     if config.training.precision == "bf16" and not casts(runs, base):
         halve(base.model.parameters())
     base.model.to(device)  # pyright: ignore[reportArgumentType]
-    own, seeds = {run.name: run.method for run in runs}, {run.name: run.config.seed for run in runs}
     prompts = {run.name: run.config.prompt for run in runs if run.config.prompt is not None}
     found = {run.name: _looked(run, prompt, base) for run in runs if (prompt := run.config.prompt) and needs(prompt)}
     for name, (prompt, _) in found.items():
