@@ -7,7 +7,7 @@ from typing import Any
 from rates import Entry
 
 Row = dict[str, Any]
-COLUMNS = ("method", "rate", "trained", "stored", "accuracy", "seeds", "examples a second", "peak GiB")
+COLUMNS = ("method", "rate", "trained", "stored", "accuracy", "seeds", "examples a second", "peak GiB", "in")
 
 
 def report(rows: Sequence[Row], table: Mapping[str, Entry], sets: Sequence[str], settings: Row) -> str:
@@ -16,7 +16,7 @@ def report(rows: Sequence[Row], table: Mapping[str, Entry], sets: Sequence[str],
     parts = [
         "# Results",
         f"Every method on {settings['examples']:,} training examples with `{settings['model']}`, batch "
-        f"{settings['batch_size']}, {settings['precision']}, {settings['epochs']:g} epochs{steps}, mean pooling, the "
+        f"{settings['batch_size']}, {settings['epochs']:g} epochs{steps}, mean pooling, the "
         f"best epoch on {settings['validation']:,} of validation. "
         "Made by `python benchmarks/methods.py`; every run is a line of the `.jsonl` beside this file.",
         "The rate is the best on validation with seed 0 of those below; then the seeds 1, 2, … are trained at it. "
@@ -82,6 +82,7 @@ def _line(rows: Sequence[Row], label: str, entry: Entry) -> list[str] | None:
         str(len(scores)),
         f"{statistics.median(row['examples_per_second'] for row in timed or final):.0f}",
         f"{max(row['peak_memory_bytes'] for row in final) / 2**30:.2f}",
+        ", ".join(sorted({row["precision"] for row in final})),
     ]
 
 

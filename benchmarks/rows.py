@@ -19,11 +19,12 @@ Row = dict[str, Any]
 class Rows:
     """The measured runs in a file, those of other settings included; `mine` are those of this benchmark's.
 
-    `measure` gives a job's row, in a process of its own.
+    `measure` gives a job's row, in a process of its own. `how` are settings that it is told too and that change nothing
+    but rounding and speed, so that a row with others counts as well.
     """
 
-    def __init__(self, path: Path, settings: Row, measure: Callable[[Row], Row]):
-        self.path, self.settings, self.measure, self.failed = path, settings, measure, 0
+    def __init__(self, path: Path, settings: Row, measure: Callable[[Row], Row], how: Row | None = None):
+        self.path, self.settings, self.measure, self.how, self.failed = path, settings, measure, how or {}, 0
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         self.all: list[Row] = [json.loads(line) for line in text.splitlines()]
 
@@ -41,7 +42,8 @@ class Rows:
                 return row
         print(f"{job['set']} {job['label']} at {job['rate']:g}, seed {job['seed']}", end=": ", flush=True)
         try:
-            row = {"job": job, **apart(self.measure, {**job, "folder": str(folder), "model_path": model})}
+            told = {**job, **self.how, "folder": str(folder), "model_path": model}
+            row = {"job": job, **self.how, **apart(self.measure, told)}
         except Exception as error:  # of any kind, in that process or of it
             self.failed += 1
             print(f"failed: {error!r}\n{error.__cause__ or ''}", flush=True)

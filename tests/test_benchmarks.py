@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 def _go(methods: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
     given = ["methods.py", "--data", str(folder / "data"), "--to", str(folder / "out" / "results"), *more]
-    monkeypatch.setattr(sys, "argv", given)
+    monkeypatch.setattr(sys, "argv", [*given, "--precision", "bf16"])
     return methods.main()
 
 
@@ -73,12 +73,12 @@ def test_the_rate_is_chosen_on_validation_and_all_seeds_at_it_are_reported_on_te
         *((1e-3, seed) for seed in (1, 2)),
     ]
     text = (folder / "out" / "results.md").read_text()
-    assert "| lora | 0.001 (ours) | 100 | 50 | 0.800 ± 0.100 | 3 | 200 | 1.00 |" in text
+    assert "| lora | 0.001 (ours) | 100 | 50 | 0.800 ± 0.100 | 3 | 200 | 1.00 | bf16 |" in text
     assert "Measured on a processor; torch 2." in text
     assert _go(methods, folder, monkeypatch, "--methods", "lora", "--sets", "sst2", "--timed") == 0
     assert [(job["rate"], job["timed"]) for job in runs[5:]] == [(1e-3, 30)]
     assert (
-        "| lora | 0.001 (ours) | 100 | 50 | 0.800 ± 0.100 | 3 | 700 | 1.00 |"
+        "| lora | 0.001 (ours) | 100 | 50 | 0.800 ± 0.100 | 3 | 700 | 1.00 | bf16 |"
         in (folder / "out" / "results.md").read_text()
     )
 
