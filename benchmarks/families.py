@@ -190,6 +190,7 @@ def report(rows: Sequence[Row], precision: str) -> str:
     for name, about in SETS.items():
         for label in methods_of(name):
             own = [row for row in rows if (row["job"]["set"], row["job"]["label"]) == (name, label)]
+            own = [row for row in own if about.items() <= row["job"].items()]  # with the settings as they are now
             if own:
                 scores = [row["test"][about["metric"]] for row in own]
                 spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
