@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from graftlm import UserError, load
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -263,3 +265,18 @@ def test_a_run_is_asked_in_bf16_where_that_is_asked_for(run: Path, graftlm: Comm
     for command in (("predict", run, "--text", "a"), ("evaluate", run, "--data", data)):
         found, _, err = graftlm(*command, "--precision", "fp8")
         assert (found, err.splitlines()[-1]) == (2, 'error: no precision "fp8"; did you mean "fp32"?')
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "input 2 is 'None', of type NoneType; a text or a pair would work"),
+        (7, "input 2 is '7', of type int; a text or a pair would work"),
+        (("a", 1), "of type tuple; a text or a pair would work"),
+        ("half \ud800", "input 2 holds half a surrogate pair at character 6"),
+    ],
+)
+def test_an_input_that_is_no_text_is_refused_by_its_place(run: Path, text: Any, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(run).predict(["the day is good", text])
+    assert said in str(error.value)

@@ -105,11 +105,29 @@ class Predictor:
         return found
 
     def _example(self, text: Text, place: int) -> Example:
-        example = text if isinstance(text, Example) else Example(text) if isinstance(text, str) else Example(*text)
+        example = _given(text, place)
         if (example.text_pair is not None) != self.card.pair:
             wanted, given = ("pairs of texts", "one text") if self.card.pair else ("single texts", "a pair")
             raise UserError(f"this run was trained on {wanted}, but input {place + 1} is {given}")
         return example
+
+
+def _given(text: Any, place: int) -> Example:
+    """A text, a pair or an Example as that; anything else is refused by its place."""
+    found = text
+    if isinstance(text, str):
+        found = Example(text)
+    elif isinstance(text, list | tuple) and len(text) == 2 and all(isinstance(side, str) for side in text):
+        found = Example(text[0], text[1])
+    if not isinstance(found, Example):
+        kind = type(text).__name__
+        raise UserError(f"input {place + 1} is {str(text)[:40]!r}, of type {kind}; a text or a pair would work")
+    for side in (found.text, found.text_pair or ""):
+        try:
+            side.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"input {place + 1} holds half a surrogate pair at character {error.start + 1}") from None
+    return found
 
 
 def _ranked(candidate: Example, score: float) -> dict[str, Any]:
