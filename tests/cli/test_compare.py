@@ -169,3 +169,15 @@ def test_at_every_state_of_a_real_training_a_run_has_the_gradients_that_it_has_a
             state.optimizer.step()
             state.schedule.step()
             state.optimizer.zero_grad()
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_written(
+    graftlm: Command, model: str, data: str
+) -> None:
+    flags = ("--model", model, "--data", data, "--methods", "head,prompt-tuning", "--out", "compared")
+    found, _, err = graftlm("compare", *flags)
+    assert (found, err.splitlines()[-1]) == (
+        2,
+        f'error: run "prompt-tuning-seed0" puts 100 virtual tokens before the text, but {model} has 32 positions',
+    )
+    assert not Path("compared").exists()

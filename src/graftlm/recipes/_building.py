@@ -55,7 +55,7 @@ def build(
     else:
         made = SequenceHead(attached, head, outputs, base.missing)
     virtual = {run: virtual_of(attached, run) for run in methods}
-    limits = {run: room_for(base, attached, run) for run in methods}
+    limits = {run: room_for(base, attached.sites, attached.acts[run], run) for run in methods}
     return TaskModel(base, attached, made, problem, virtual, limits, size, prompts=asked)
 
 

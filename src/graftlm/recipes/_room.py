@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
-from graftlm.sites import PROMPT, Act, Attached, Past, Tokens
+from graftlm.sites import PROMPT, Act, Attached, Past, Sites, Tokens
 
 
 def virtual_of(attached: Attached, run: str) -> list[int]:
@@ -18,19 +18,19 @@ def in_front(acts: Sequence[Act]) -> int:
     return sum(act.length for act in acts if isinstance(act, Tokens) and act.place == PROMPT)
 
 
-def room_for(base: Base, attached: Attached, run: str) -> int:
+def room_for(base: Base, sites: Sites, acts: Sequence[Act], run: str) -> int:
     """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8.
 
     The encoder and the decoder of a model that has both count positions each for itself; the fuller one decides.
     """
-    positions = attached.sites.positions
+    positions = sites.positions
     longest = min(int(base.tokenizer.model_max_length), positions or 1 << 20, 1 << 20)
     if positions is None:
         return longest
     taken: dict[str, int] = {}
-    for act in attached.acts[run]:
+    for act in acts:
         if isinstance(act, Past) or (isinstance(act, Tokens) and act.place == PROMPT):
-            stream = act.part if isinstance(act, Past) else "encoder" if attached.sites.encoder_decoder else ""
+            stream = act.part if isinstance(act, Past) else "encoder" if sites.encoder_decoder else ""
             taken[stream] = taken.get(stream, 0) + _taken(act, positions)
     most = max(taken.values(), default=0)
     if positions - most < 8:

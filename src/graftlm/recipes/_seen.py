@@ -67,7 +67,7 @@ def look(
     attached = attach(base.model, method, seeds=seeds, tokenizer=base.tokenizer, missing=missing, beside=beside)
     attached.eval()
     head, virtual = PromptHead(attached, {run: own}, 0), virtual_of(attached, run)
-    rows = head.encode(examples, run, max_length or room_for(base, attached, run)).rows
+    rows = head.encode(examples, run, max_length or room_for(base, attached.sites, attached.acts[run], run)).rows
     found = _gathered(head, run, rows, virtual, base.pad_id, size)
     attached.detach()
     width = found.shape[1] - sites.words

@@ -16,9 +16,11 @@ from graftlm.core.files import read_json, sweep, write_json, writing
 from graftlm.core.lock import Lock
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.results import results
+from graftlm.methods import acts
 from graftlm.recipes._cluster import Cluster
 from graftlm.recipes._group import Comparing
 from graftlm.recipes._planned import Here, Planned
+from graftlm.recipes._room import room_for
 from graftlm.recipes._run import fields_of_all, read_all
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
@@ -53,6 +55,9 @@ def compare(
     fields = fields_of_all([*configs.values(), *(trials.templates() if trials else ())])
     first = read_all(configs, reporter, fields)
     base = load_base(config.model, head=first[0].base_head)
+    sites = base.sites()
+    for run in first:
+        room_for(base, sites, acts(run.method, sites), run.name)
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
     with ExitStack() as stack:
         cluster = stack.enter_context(_cluster(ray, config)) if ray is not None else None
