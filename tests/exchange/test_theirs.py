@@ -260,7 +260,7 @@ ODD = {
     "peft's default for bert": ("bert", {"target_modules": None, "feedforward_modules": None}),
     "no input": ("gpt2", {"feedforward_modules": []}),
     "queries' inputs": ("llama", {"target_modules": ["q_proj", "v_proj"], "feedforward_modules": ["q_proj"]}),
-    "by a regex": ("t5", {"target_modules": r".*(k|wo)", "feedforward_modules": r".*block\.0.*(k|wo)"}),
+    "by a regex": ("t5", {"target_modules": r".*\.(k|wo)", "feedforward_modules": r".*block\.0.*\.(k|wo)"}),
 }
 
 

@@ -1,6 +1,7 @@
 """Every job with prompts, from the command line and from Python: texts, pairs and scores, and what is refused."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 import graftlm
 from graftlm.cli.main import code
 from graftlm.core.comparison import CompareConfig
+from graftlm.core.config import overrides
 from graftlm.core.example import Example
 from graftlm.core.results import fit_command
 from graftlm.core.settings import DataConfig, FitConfig, PromptConfig
@@ -160,9 +162,9 @@ def test_the_command_of_a_run_has_its_prompt() -> None:
             "prompt": {"template": "{text} {mask}", **{"verbalizer": {"a": "x"}}},
         }
     )
-    words = fit_command(config.model_dump(mode="json"))
-    assert "prompt.template={text} {mask}" in words
-    assert 'prompt.verbalizer={"a": "x"}' in words
+    words = shlex.split(fit_command(config.model_dump(mode="json")))
+    given = overrides([word for flag, word in zip(words, words[1:], strict=False) if flag == "-o"])
+    assert given["prompt"] == {"template": "{text} {mask}", "verbalizer": {"a": "x"}}
 
 
 def test_a_run_with_a_hard_template_is_merged_by_none_and_exported_where_peft_has_words(tmp_path: Path) -> None:
