@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_the_command_of_a_run_has_its_prompt() -> None:
         }
     )
     words = shlex.split(fit_command(config.model_dump(mode="json")))
-    given = overrides([word for flag, word in zip(words, words[1:], strict=False) if flag == "-o"])
+    given = overrides([word for flag, word in pairwise(words) if flag == "-o"])
     assert given["prompt"] == {"template": "{text} {mask}", "verbalizer": {"a": "x"}}
 
 
