@@ -102,8 +102,9 @@ def test_what_was_not_used_for_longest_goes_first(tokenizer: Any, monkeypatch: p
 def test_a_run_keeps_its_splits_features_unless_it_is_told_not_to(
     on: str, files: int, graftlm: Command, model: str, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "home", lambda home=Path("home").absolute(): home)
+    home = Path("home").absolute()
+    monkeypatch.setattr(Path, "home", lambda: home)
     flags = ("--model", model, "--data", data, "--method", "head", "-o", "training.max_steps=1", "--quiet")
     assert graftlm("fit", *flags, "--out", "out", "-o", f"data.cache={on}")[0] == 0
     assert graftlm("evaluate", "out", "--data", data, "--quiet")[0] == 0
-    assert len(list(Path("home").rglob("*.safetensors"))) == files  # train, validation and test
+    assert len(list(home.rglob("*.safetensors"))) == files  # train, validation and test
