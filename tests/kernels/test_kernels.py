@@ -51,7 +51,8 @@ def test_there_are_kernels_for_the_processors_that_are_known() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_frozen_layer_gives_the_products_and_the_gradient(kernel: str, dtype: torch.dtype, turned: bool) -> None:
     weight = (WEIGHT.T.contiguous().T if turned else WEIGHT).to(dtype)
-    if kernel not in kernels(weight):
+    if kernel != "torch" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert kernel not in kernels(weight)
         pytest.skip(f"this processor has no {kernel} products in {dtype}")
     x, bias = torch.randn(3, 5, 32).to(dtype).requires_grad_(), torch.randn(48).to(dtype)
     gradient = torch.randn(3, 5, 48).to(dtype)

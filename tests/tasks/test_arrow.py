@@ -22,11 +22,14 @@ def test_saved_splits_are_read_with_their_class_names(tmp_path: Path) -> None:
         load(DataConfig(path=str(tmp_path / "saved")), "classification", ("test",))
 
 
-@pytest.mark.parametrize("name", ["saved", "saved/data-00000-of-00001.arrow"])
-def test_one_saved_dataset_is_cut_as_a_file_is(tmp_path: Path, name: str) -> None:
+def test_one_saved_dataset_is_one_split_and_its_file_is_cut(tmp_path: Path) -> None:
     ROWS.save_to_disk(tmp_path / "saved")
-    config = DataConfig(path=str(tmp_path / name), split={"train": 0.5, "test": 0.5})
-    assert {split: len(own) for split, own in load(config, "classification").splits.items()} == {"train": 4, "test": 4}
+    assert len(load(DataConfig(path=str(tmp_path / "saved")), "classification").splits["train"]) == 8
+    cut, file = {"train": 0.5, "test": 0.5}, tmp_path / "saved" / "data-00000-of-00001.arrow"
+    found = load(DataConfig(path=str(file), split=cut), "classification")
+    assert {split: len(own) for split, own in found.splits.items()} == {"train": 4, "test": 4}
+    with pytest.raises(UserError, match=f"saved is a folder; name {file}"):
+        load(DataConfig(path=str(tmp_path / "saved"), split=cut), "classification")
 
 
 def test_a_dataset_in_several_files_and_a_broken_one_are_refused(tmp_path: Path) -> None:

@@ -52,7 +52,10 @@ def locate(config: DataConfig, asked: Collection[str] | None) -> Source:
     if (path / SAVED_SPLITS).is_file():
         return _saved(path)
     if (path / SAVED).is_file():
-        path = _only_file(path)
+        file = _only_file(path)
+        if config.split:
+            raise UserError(f"split fractions cut one file, and {path} is a folder; name {file}")
+        return _whole(file, asked)
     if path.is_file():
         return _cut(path, config.split) if config.split else _whole(path, asked)
     if config.split:
