@@ -38,9 +38,11 @@ CASES = [
     option("method.rank=0", "option method.rank = 0: input should be greater than 0"),
     option("method.rank=many", "option method.rank = 'many': input should be a valid integer"),
     option("method.rank=2.5", "option method.rank = 2.5"),
-    option("method.rank=1000000000000", 'tensor "down" of 1 × 1,000,000,000,000 × 16 numbers does not fit into memory'),
-    option("method.length=100000000000", "numbers does not fit into memory", method="prompt-tuning"),
-    option("method.length=100000000001", "numbers does not fit into memory", method="prefix"),
+    option(
+        "method.rank=1000000000000", "run (lora) would train 128,000,000,000,000 numbers, which take 2,048,000.0 GB"
+    ),
+    option("method.length=100000000000", "would train 1,600,000,000,000 numbers", method="prompt-tuning"),
+    option("method.length=100000000001", "would train 1,600,000,041,552 numbers", method="prefix"),
     option("method.dropout=1", "option method.dropout = 1"),
     option("method.sites=[attention.qery]", "attention.qery"),
     option("training.epochs=0", "option training.epochs = 0"),
