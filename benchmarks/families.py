@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rows import Row, Rows, ended, processor
+from rows import Row, Rows, ended, processor, quicker
 
 from graftlm.core.files import write_text
 
@@ -53,13 +53,13 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the datasets' folder")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), metavar="SET")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of new runs; what is quicker here by default")
     parser.add_argument("--max-steps", type=int, help="of each run, to try the benchmark")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "families")
     options = parser.parse_args()
     options.to.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"precision": options.precision, "max_steps": options.max_steps}
-    rows = Rows(options.to.with_suffix(".jsonl"), settings, one)
+    settings = {"max_steps": options.max_steps}
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, one, {"precision": options.precision or quicker()})
     for seed in range(options.seeds):
         for name in options.sets:
             if not (options.data / name).is_dir():
@@ -69,7 +69,7 @@ def main() -> int:
                 rate = RATES.get((name, label), usual)
                 job = {"set": name, "label": label, "method": method, "rate": rate, "seed": seed, **SETS[name]}
                 rows.measured(job, options.data / name)
-    write_text(options.to.with_suffix(".md"), report(rows.mine(), options.precision))
+    write_text(options.to.with_suffix(".md"), report(rows.mine()))
     print(f"{options.to.with_suffix('.md')}: written; {rows.failed} runs failed")
     return 1 if rows.failed else 0
 
@@ -184,9 +184,9 @@ def _bleu(texts: Sequence[str], rows: Sequence[Row], target: str) -> float:
     ).score
 
 
-def report(rows: Sequence[Row], precision: str) -> str:
+def report(rows: Sequence[Row]) -> str:
     """A line a set and method: the metric on test, mean ± standard deviation over seeds."""
-    lines = ["| data | metric | method | test | seeds | trained |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| data | metric | method | test | seeds | trained | in |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for name, about in SETS.items():
         for label in methods_of(name):
             own = [row for row in rows if (row["job"]["set"], row["job"]["label"]) == (name, label)]
@@ -196,7 +196,8 @@ def report(rows: Sequence[Row], precision: str) -> str:
                 spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
                 parameters = own[0]["parameters"]
                 trained = f"{parameters['delta'] + parameters['head']:,}" if parameters else "0"
-                said = f"{statistics.mean(scores):.3f}{spread} | {len(scores)} | {trained} |"
+                precisions = ", ".join(sorted({row["precision"] for row in own}))
+                said = f"{statistics.mean(scores):.3f}{spread} | {len(scores)} | {trained} | {precisions} |"
                 lines.append(f"| {name} | {about['metric']} | {label} | {said}")
     where = ", ".join(sorted({row["processor"] for row in rows}))
     return "\n".join(
@@ -204,7 +205,7 @@ def report(rows: Sequence[Row], precision: str) -> str:
             "# Families of tasks",
             "",
             "The test split; MiniLM but for the sets of texts, which are SmolLM2's with 1,000 training examples and "
-            f"the first {SPOKEN_TESTS} of test. {precision}; weights are chosen on validation. {FEW}: the bare model "
+            f"the first {SPOKEN_TESTS} of test. Weights are chosen on validation. {FEW}: the bare model "
             f"behind {SHOTS} examples. Made by `python benchmarks/families.py`; each run is a line of the `.jsonl` "
             "beside it.",
             "",

@@ -20,7 +20,7 @@ from typing import Any
 
 from rates import Entry, entries
 from report import best_rate, of, report
-from rows import Row, Rows, ended, processor
+from rows import Row, Rows, ended, processor, quicker
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.files import write_text
@@ -78,15 +78,6 @@ def benchmark(options: argparse.Namespace) -> int:
     write_text(options.to.with_suffix(".md"), report(rows.mine(), table, [name for name, _ in sets], settings))
     print(f"{options.to.with_suffix('.md')}: written; {rows.failed} runs failed")
     return 1 if rows.failed else 0
-
-
-def quicker() -> str:
-    """The precision that products with MiniLM's weights are quicker in on this processor."""
-    import torch
-
-    from graftlm.kernels import current
-
-    return "bf16" if current().precision(torch.zeros(384, 384)) == "bfloat16" else "fp32"
 
 
 def _chosen(table: dict[str, Entry], asked: Sequence[str], known: Any) -> dict[str, Entry]:

@@ -1,5 +1,6 @@
 """Families without a table, and what may be concluded of them from their modules alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 import transformers
 from torch import nn
 
+import graftlm
+from folders import rows, saved, write
 from graftlm.core.errors import UserError
+from graftlm.core.files import read_json
 from graftlm.methods import attach
 from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.head import HeadConfig
@@ -33,6 +37,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Deberta": HIDDEN,
     "Ernie": HIDDEN,
     "SqueezeBert": HIDDEN | {"embedding_size": WIDTH},
+    "DebertaV2": HIDDEN | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
     "Longformer": HIDDEN | {"pad_token_id": 1, "attention_window": 4},
     "XLNet": {"d_model": WIDTH, "n_layer": LAYERS, "n_head": 2, "d_inner": 24},
 }
@@ -103,10 +108,24 @@ def test_bitfit_refuses_a_model_without_blocks_by_name() -> None:
         attach(model("SqueezeBert"), {"a": BitfitConfig()})
 
 
-@pytest.mark.parametrize("name", ["XLNet", "Longformer"])
+@pytest.mark.parametrize("name", ["XLNet", "Longformer", "DebertaV2"])
 def test_many_runs_are_refused_where_rows_do_not_come_first(name: str) -> None:
-    with pytest.raises(UserError, match="does not keep rows apart inside; attach one adapter at a time"):
+    with pytest.raises(UserError, match="does not keep texts apart, so it cannot share the base; attach it alone"):
         attach(model(name), {"a": LoraConfig(), "b": LoraConfig()})
+
+
+@torch.no_grad()
+def test_many_runs_share_a_base_where_the_layers_they_act_on_keep_rows() -> None:
+    config = LoraConfig(sites=["intermediate.dense"])  # the queries see the distances between tokens as well
+    attached = attach(model("DebertaV2"), {"a": config, "b": config})
+    randomise_runs(attached)
+    ids = torch.arange(12).reshape(3, 4)
+    with attached.route(["a", None, "b"]):
+        together = output(attached(input_ids=ids))
+    for row, name in enumerate(["a", None, "b"]):
+        with attached.route([name]):
+            alone = output(attached(input_ids=ids[row : row + 1]))
+        assert torch.allclose(together[row], alone[0], atol=1e-5)
 
 
 @torch.no_grad()
@@ -118,3 +137,21 @@ def test_a_prompt_made_from_a_text_leaves_out_what_a_window_is_filled_up_with() 
     filled = torch.nn.functional.pad(ids, (0, 3), value=1)
     whole = output(attached(input_ids=filled, attention_mask=(filled != 1).long()))[:, :5]
     assert torch.allclose(short, whole, atol=1e-5)
+
+
+def test_a_comparison_trains_runs_that_cannot_share_such_a_base_one_by_one(tmp_path: Path) -> None:
+    folder = saved(model("DebertaV2"), tmp_path / "model")
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows(12))
+    methods = ["bitfit", {"name": "lora", "sites": ["intermediate.dense"]}]
+    graftlm.compare(
+        model=folder,
+        data=str(tmp_path),
+        methods=methods,
+        seeds=[0, 1],
+        out=str(tmp_path / "c"),
+        training={"max_steps": 2},
+    )
+    groups = read_json(tmp_path / "c/plan.json", "plan")["groups"]
+    assert [len(group["runs"]) for group in groups] == [2, 1, 1]
+    assert {run for group in groups[1:] for run in group["runs"]} == {"bitfit-seed0", "bitfit-seed1"}

@@ -14,7 +14,7 @@ from graftlm.core.reporter import Reporter
 from graftlm.core.results import PLAN
 from graftlm.recipes._memory import A_WEIGHT, estimate
 from graftlm.recipes._run import Run, selects
-from graftlm.sites import Sites
+from graftlm.sites import Sites, mixed
 
 MOST = 64  # runs in one pass where memory would allow more
 MOST_BESIDE = 128  # runs whose weights lie beside one base
@@ -82,7 +82,9 @@ def like(group: Group, timed: Group, runs: Sequence[Run], others: Sequence[Run],
 
 
 def _alone(run: Run, sites: Sites) -> bool:
-    return run.config.training.base_dropout or selects(run.method, sites)
+    """Whether a run cannot share the base, or a step over it, with others."""
+    own = methods.acts(run.method, sites)
+    return run.config.training.base_dropout or selects(run.method, sites) or mixed(sites, own) is not None
 
 
 def tokens(run: Run, sites: Sites) -> int:

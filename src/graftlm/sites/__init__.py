@@ -20,6 +20,7 @@ from graftlm.sites._attached import Attached
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import keyed_dropout, row_keys
 from graftlm.sites._half import halve
+from graftlm.sites._mixing import mixed
 from graftlm.sites._recording import recorded
 from graftlm.sites._route import Route
 from graftlm.sites._site import Attention, Site
@@ -50,6 +51,7 @@ __all__ = [
     "is_role",
     "kaiming_uniform",
     "keyed_dropout",
+    "mixed",
     "normal",
     "ones",
     "recorded",

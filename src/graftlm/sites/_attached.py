@@ -14,6 +14,7 @@ from graftlm.sites._dropout import salt
 from graftlm.sites._grouping import Sharing, grouped, place_of
 from graftlm.sites._half import halve
 from graftlm.sites._merge import merged_weights
+from graftlm.sites._mixing import mixed
 from graftlm.sites._modes import Modes
 from graftlm.sites._placing import Placing
 from graftlm.sites._quick import Quick
@@ -21,9 +22,6 @@ from graftlm.sites._route import Route
 from graftlm.sites._router import Router
 from graftlm.sites._sites import Sites
 from graftlm.sites._stored import fill, kept
-
-# their layers see (tokens rows width), or the tokens of one expert, of which a route cannot tell the rows
-UNROUTABLE = ("xlnet", "longformer", "led", "switch_transformers")
 
 
 class Attached(nn.Module):
@@ -70,9 +68,12 @@ class Attached(nn.Module):
         self.eval()
 
     def _check_sharing(self) -> None:
-        if len(self.runs) > 1 and self.sites.family in UNROUTABLE:
-            raise UserError(f'"{self.sites.family}" does not keep rows apart inside; attach one adapter at a time')
         for run, own in self.acts.items():
+            if len(self.runs) > 1 and (layer := mixed(self.sites, own)):
+                raise UserError(
+                    f'adapter "{run}" acts at {layer}, where "{self.sites.family}" does not keep texts apart, so it '
+                    "cannot share the base; attach it alone"
+                )
             if len(self.runs) > 1 and any(isinstance(act, Select) for act in own):
                 raise UserError(
                     f'adapter "{run}" trains the base\'s own weights, so it cannot share the base; attach it alone'

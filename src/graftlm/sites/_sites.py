@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.sites._finding import architecture_of, backbone_of, blocks_of, by_structure, by_table, outside
+from graftlm.sites._mixing import mixing
 from graftlm.sites._site import Attention, Site, is_linear, layer_site
 from graftlm.sites._table import ROLES, SPANS, STACKS, Head
 from graftlm.sites._view import frozen_weight
@@ -110,6 +111,11 @@ class Sites:
     def moves_tokens(self) -> bool:
         """Whether real tokens may start elsewhere than where the model puts them."""
         return self.table is not None and self.positions is not None
+
+    @cached_property
+    def mixing(self) -> frozenset[str]:
+        """The layers that do not keep texts apart; a family with a table has none."""
+        return mixing(self) if self.table is None else frozenset()
 
     @property
     def head(self) -> Head | None:

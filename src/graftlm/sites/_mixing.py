@@ -1,0 +1,73 @@
+"""Layers that are given anything but a row for each text, where a route cannot tell the runs of a batch apart."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from graftlm.sites._acts import Act, Branch, Tokens
+
+if TYPE_CHECKING:
+    from graftlm.sites._sites import Sites
+
+ROWS, TOKENS = 3, 5  # of the batch that is tried
+
+
+def mixed(sites: "Sites", acts: Sequence[Act]) -> str | None:
+    """A layer that acts stand at and that mixes rows, or None."""
+    needed = {act.site.module for act in acts if isinstance(act, Branch)}
+    if any(isinstance(act, Tokens) for act in acts) and sites.table is None:
+        embedding = sites.embedding()
+        needed |= {path for path, module in sites.model.named_modules() if module is embedding}
+    return min(needed & sites.mixing, default=None)
+
+
+@torch.no_grad()
+def mixing(sites: "Sites") -> frozenset[str]:
+    """The paths of a backbone's layers that are not given (rows …) or (rows · tokens, width) in a forward pass.
+
+    XLNet's layers see (tokens rows width), an expert the tokens that are sent to it, DeBERTa's queries and keys the
+    distances between tokens besides.
+    """
+    found: set[str] = set()
+    ids = torch.arange(ROWS * TOKENS, device=next(sites.backbone.parameters()).device) % sites.vocabulary
+    batch = {"input_ids": ids.reshape(ROWS, TOKENS), "attention_mask": torch.ones_like(ids).reshape(ROWS, TOKENS)}
+    if sites.encoder_decoder:
+        batch |= {"decoder_input_ids": batch["input_ids"]}
+    with _watched(sites, found):
+        sites.backbone(**batch)
+    return frozenset(found)
+
+
+@contextmanager
+def _watched(sites: "Sites", found: set[str]) -> Iterator[None]:
+    """In eval mode, the paths of modules with weights whose inputs are no rows go into `found`."""
+    modes = [(module, module.training) for module in sites.backbone.modules()]
+    hooks = [
+        module.register_forward_pre_hook(_note(sites.prefix + path, found), with_kwargs=True)
+        for path, module in sites.backbone.named_modules()
+        if isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    sites.backbone.eval()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+
+
+def _note(path: str, found: set[str]) -> Callable[..., None]:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next(iter((*args, *kwargs.values())))
+        if not (isinstance(x, Tensor) and _keeps_rows(x)):
+            found.add(path)
+
+    return note
+
+
+def _keeps_rows(x: Tensor) -> bool:
+    return x.shape[0] == ROWS or (x.is_floating_point() and x.dim() == 2 and x.shape[0] == ROWS * TOKENS)
