@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from graftlm.checkpoint import Base
+from graftlm.core.comparison import CompareConfig
+from graftlm.core.errors import UserError
 from graftlm.core.reporter import Silent
 from graftlm.core.settings import FitConfig
 from graftlm.recipes import _planned as planning
@@ -89,6 +91,19 @@ def test_a_folder_that_is_not_empty_and_a_run_named_twice_are_refused(graftlm: C
     Path("c").mkdir()
     Path("c/other").touch()
     assert graftlm("compare", *flags, "--methods", "lora")[0] == 2
+
+
+def test_methods_that_differ_in_their_own_rate_alone_are_runs_of_their_own() -> None:
+    rates = [{"name": "lora", "training": {"learning_rate": rate}} for rate in (0.001, 0.003)]
+    shared = {"model": "m", "data": "d", "out": "c"}
+    runs = CompareConfig.parse({**shared, "methods": [*rates, "bitfit"]}).runs()
+    assert list(runs) == ["lora-lr0.001-seed0", "lora-lr0.003-seed0", "bitfit-seed0"]
+    assert [run.training.learning_rate for run in runs.values()] == [0.001, 0.003, None]
+    with pytest.raises(UserError, match="two runs are lora-lr0.01-seed0"):
+        CompareConfig.parse({**shared, "methods": rates, "learning_rates": [0.01]}).runs()
+    search = {"space": {"method.rank": [2, 4]}}
+    with pytest.raises(UserError, match="a search has a study for each method, and lora stands twice"):
+        CompareConfig.parse({**shared, "methods": rates, "search": search})
 
 
 REAL = ("lora", "bitfit", "adapter", "prefix")

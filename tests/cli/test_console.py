@@ -23,6 +23,13 @@ def _shown(console: Console) -> str:
     return console.file.getvalue()
 
 
+def test_a_warning_that_holds_for_many_runs_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    reporter = ConsoleReporter(quiet=True)
+    for text in ("slow", "slow", "short", "slow"):
+        reporter.warn(text)
+    assert capfd.readouterr().err == "warning: slow\nwarning: short\n"
+
+
 def test_a_table_off_a_terminal_is_aligned_text(capfd: pytest.CaptureFixture[str]) -> None:
     ConsoleReporter().table("things", ["name", "count", "kind"], [["日本", "7", "[b]x"], ["apple", "1,000", ":smile:"]])
     assert capfd.readouterr().out == "things\nname   count  kind\n日本       7  [b]x\napple  1,000  :smile:\n\n"

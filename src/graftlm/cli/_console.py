@@ -25,12 +25,17 @@ class ConsoleReporter:
         self.quiet = quiet
         self.out = Console(highlight=False, markup=False, emoji=False)
         self.err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._warned: set[str] = set()
 
     def line(self, text: str) -> None:
         if not self.quiet:
             self.err.print(text, soft_wrap=True)
 
     def warn(self, text: str) -> None:
+        """Says a warning; one that holds for many runs is said once."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
         self.err.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -95,14 +96,19 @@ class CompareConfig(Config):
             raise ValueError("a search takes one formulation")
         if self.search and (len(self.seeds) > 1 or self.learning_rates or len(self.shots) > 1):
             raise ValueError("a search takes one seed, and rates and shots from its space alone")
+        labels = Counter(map(label, self.methods))
+        if self.search and (twice := [name for name, count in labels.items() if count > 1]):
+            raise ValueError(f"a search has a study for each method, and {twice[0]} stands twice")
         return self
 
     def runs(self) -> dict[str, FitConfig]:
         """Each run as `graftlm fit` takes it, by its name; refuses two that are the same."""
         found: dict[str, FitConfig] = {}
+        labels = Counter(map(label, self.methods))
         axes = (self.methods, self.asked, self.learning_rates or (None,), self.shots or (None,), self.seeds)
         for method, asked, rate, shots, seed in product(*axes):
-            name = _name(method, asked if len(self.asked) > 1 else None, rate, shots, seed)
+            told = rate or (_own_rate(method) if labels[label(method)] > 1 else None)
+            name = _name(method, asked if len(self.asked) > 1 else None, told, shots, seed)
             if name in found:
                 raise UserError(f"two runs are {name}; name each method, rate, number of shots and seed once")
             changed = {
@@ -146,6 +152,10 @@ def _parted(method: str | Mapping[str, Any]) -> tuple[str | Mapping[str, Any], M
     if not isinstance(training, Mapping):
         raise UserError(f"training of {label({**method, 'training': {}})} is {training!r}; write it as name: value")
     return {name: value for name, value in method.items() if name != "training"}, training
+
+
+def _own_rate(method: str | Mapping[str, Any]) -> float | None:
+    return _parted(method)[1].get("learning_rate")
 
 
 def label(method: str | Mapping[str, Any]) -> str:
