@@ -29,6 +29,8 @@ CASES = [
         "invalid value for '--seed': Input should be a valid integer",
     ),
     Case("unknown method", fit(method="lroa"), 'no method "lroa"; did you mean "lora"?'),
+    Case("LoRA+ as a method", fit(method="lora+"), 'LoRA+ is an option of lora: method "lora" with method.plus=16'),
+    Case("several methods", fit(method="lora,bitfit"), "a union is written with +, and compare takes --methods"),
     Case("unknown task", fit("--task clasification"), 'no task "clasification"; did you mean "classification"?'),
     option("traning.epochs=1", 'no option "traning"; did you mean "training"?'),
     option("training.epoch=1", 'no option "training.epoch"; did you mean "training.epochs"?'),

@@ -99,7 +99,7 @@ def test_methods_that_differ_in_their_own_rate_alone_are_runs_of_their_own() -> 
     runs = CompareConfig.parse({**shared, "methods": [*rates, "bitfit"]}).runs()
     assert list(runs) == ["lora-lr0.001-seed0", "lora-lr0.003-seed0", "bitfit-seed0"]
     assert [run.training.learning_rate for run in runs.values()] == [0.001, 0.003, None]
-    with pytest.raises(UserError, match="two runs are lora-lr0.01-seed0"):
+    with pytest.raises(UserError, match=r"two runs are lora-lr0.01-seed0"):
         CompareConfig.parse({**shared, "methods": rates, "learning_rates": [0.01]}).runs()
     search = {"space": {"method.rank": [2, 4]}}
     with pytest.raises(UserError, match="a search has a study for each method, and lora stands twice"):

@@ -43,6 +43,10 @@ def config_class(method: str) -> type[MethodConfig]:
 
 def parse(method: str, options: Mapping[str, Any], where: str = "method.") -> MethodConfig:
     """A method's config from its name and plain options; "lora+prefix" is the union of two."""
+    if method == "lora+":
+        raise UserError('LoRA+ is an option of lora: method "lora" with method.plus=16; a union is written lora+prefix')
+    if "," in method:
+        raise UserError(f'method "{method}" names several; a union is written with +, and compare takes --methods')
     if "+" in method:
         options = {"parts": method.split("+"), **options}
         method = UNION
