@@ -108,7 +108,7 @@ def one(job: Row) -> Row:
             training=training,
             seed=job["seed"],
         )
-        tested = graftlm.evaluate(f"{work}/run", str(data), "test", batch_size=64)
+        tested = graftlm.evaluate(f"{work}/run", str(data), "test", batch_size=64, precision=job["precision"])
     return {
         "validation": run.metrics[job["metric"]],
         "test": dict(tested.metrics),

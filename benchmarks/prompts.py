@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rows import Row, Rows, ended, processor
+from rows import Row, Rows, ended, processor, quicker
 
 from graftlm.core.errors import UserError
 from graftlm.core.files import write_text
@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--templates", action="store_true", help="several templates on sst2, with LoRA")
     parser.add_argument("--decoder", action="store_true", help="SmolLM2 on sst2, ag_news and trec")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of new runs; what is quicker here by default")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "prompts")
     options = parser.parse_args()
     if options.decoder:
@@ -80,7 +81,7 @@ def main() -> int:
         raise UserError(f"there is no model in {options.model}; --model names a masked language model's folder")
     options.to.parent.mkdir(parents=True, exist_ok=True)
     settings = {"model": Path(options.model).name, "tested": TESTED}
-    rows = Rows(options.to.with_suffix(".jsonl"), settings, one)
+    rows = Rows(options.to.with_suffix(".jsonl"), settings, one, {"precision": options.precision or quicker()})
     for job in decoder_jobs(options.seeds) if options.decoder else jobs(options):
         rows.measured(job, options.data / job["set"], model=options.model)
     every = [row for row in rows.all if "words" in row["job"]]
@@ -129,7 +130,7 @@ def asked(job: Row, data: Path) -> Row:
 
     prompt = {"template": job["template"], "verbalizer": job["words"]}
     prompt |= {"calibration": "contextual"} if job["label"].startswith("calibrated") else {}
-    found = graftlm.zero_shot(job["model_path"], prompt, data)
+    found = graftlm.zero_shot(job["model_path"], prompt, data, precision=job["precision"])
     return {
         "validation": found.metrics["accuracy"],
         "score": found.metrics["accuracy"],
@@ -161,11 +162,17 @@ def one(job: Row) -> Row:
             data={"path": str(data), "shots": job["shots"], "shots_seed": DRAWS[job["seed"]]},
             out=f"{work}/run",
             method={"name": job["method"]},
-            training={"learning_rate": job["rate"], "batch_size": 8, "max_steps": steps, "eval_steps": steps // 4},
+            training={
+                "learning_rate": job["rate"],
+                "batch_size": 8,
+                "max_steps": steps,
+                "eval_steps": steps // 4,
+                "precision": job["precision"],
+            },
             seed=job["seed"],
             **prompt,
         )
-        tested = graftlm.evaluate(f"{work}/run", str(data), "test")
+        tested = graftlm.evaluate(f"{work}/run", str(data), "test", precision=job["precision"])
     return {
         "validation": run.metrics["accuracy"],
         "score": tested.metrics["accuracy"],
@@ -182,7 +189,7 @@ def report(rows: Sequence[Row]) -> str:
         f"Accuracy on the first {TESTED:,} of test, mean ± standard deviation over draws of the training set (how many "
         "in brackets); the weights that are best on a validation set of the same size. Made by "
         "`python benchmarks/prompts.py`; every run is a line of the `.jsonl` beside it.",
-        f"Measured on {', '.join(sorted({row['processor'] for row in rows}))}.",
+        f"Measured on {_all(rows, 'processor')}, in {_all(rows, 'precision')}.",
     ]
     spoken = [row for row in rows if row["job"]["model"] == DECODER]
     rows = [row for row in rows if row not in spoken]
@@ -209,6 +216,10 @@ def report(rows: Sequence[Row]) -> str:
             lines.append([name, *(_cell([r["score"] for r in own if r["job"]["label"] == kind]) for kind in ITS_KINDS)])
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _all(rows: Sequence[Row], name: str) -> str:
+    return " and ".join(sorted({row[name] for row in rows}))
 
 
 def _cell(scores: Sequence[float]) -> str:
