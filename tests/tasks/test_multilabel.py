@@ -69,6 +69,19 @@ def test_a_label_unknown_to_the_run_is_an_error(folder):
         load(DataConfig(path=folder(test=ROWS)), "multilabel", splits=("test",), labels=("a", "b"))
 
 
+def test_columns_of_0_and_1_are_labels_where_they_are_named(write):
+    path = str(write("train.csv", "comment,rude,late,mild\nx,1,0,true\ny,0,0,False\nz,0,1.0,0\n"))
+    problem = several((), label_columns=["late", "rude"])
+    data = load(DataConfig(path=path, columns={"text": "comment"}), problem, splits=("train",))
+    assert data.labels == ("late", "rude")
+    assert [example.answer for example in data.splits["train"]] == [(0, 1), (0, 0), (1, 0)]
+    wrong = str(write("wrong.csv", "text,rude\nx,1\ny,2\n"))
+    with pytest.raises(UserError, match=r"line 3: rude is (2|\"2\"), not 0 or 1"):
+        load(DataConfig(path=wrong), several((), label_columns=["rude"]), splits=("train",))
+    with pytest.raises(UserError, match='no column "kind"'):
+        load(DataConfig(path=wrong), several((), label_columns=["kind"]), splits=("train",))
+
+
 def test_texts_to_predict_need_no_labels(write):
     examples = read_texts(write("x.jsonl", [{"sentence1": "p", "sentence2": "q"}]), task="multilabel")
     assert [(example.text, example.text_pair) for example in examples] == [("p", "q")]

@@ -21,29 +21,37 @@ from graftlm.tasks._task import Details, Given, Problem, TaskData
 READS, HEAD, TUNES = "rows", "text", True
 LOWER_IS_BETTER = ("loss", "hamming")
 USUAL = ("labels", "tags", "topics", "categories", "emotions", "label")
+MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
 class Options(Config):
-    """`threshold`: the probability from which a label is given; null tunes one for each label on validation."""
+    """`threshold`: the probability from which a label is given; null tunes one for each label on validation.
+
+    `label_columns`: columns that hold 0 or 1, one for each label, in place of one with lists of labels.
+    """
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    label_columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 def read(given: Given) -> TaskData:
     """Texts and lists of labels; a string is cut at commas. The labels are those of all of train, unless given."""
     found, skip = _found(given.first, given.config.columns), given.config.skip_bad
-    if "labels" not in found:
+    marks = given.problem.options.label_columns or ()
+    if marks:
+        found.pop("labels", None)
+    elif "labels" not in found:
         raise _columns.not_found(given.first, "labels", "topics")
     for table in given.tables.values():
-        for column in (theirs for ours, theirs in found.items() if ours != "id"):
+        for column in (*(theirs for ours, theirs in found.items() if ours != "id"), *marks):
             _rows.has(table, column)
-    known = tuple(given.labels) if given.labels is not None else _labels(given.train, found, skip)
+    known = tuple(given.labels or marks) or _labels(given.train, found, skip)
     splits: dict[str, list[Example]] = {}
     notes = [_rows.said(found)]
     for split, table in given.cut.items():
 
         def row_of(row: int, table: Table = table) -> Example:
-            return _indexed(_labelled(table, row, found), known)
+            return _indexed(_marked(table, row, found, marks) if marks else _labelled(table, row, found), known)
 
         splits[split], left_out = _rows.kept(table, row_of, skip)
         notes += left_out
@@ -87,12 +95,24 @@ def _labelled(table: Table, row: int, found: Mapping[str, str]) -> Example:
     value = _rows.listed(table.columns[column][row])
     if _marks(value):
         raise UserError(
-            f"{table.at(row)}: {column} is {shown(value)}, a mark for each label; write the labels that a text has"
+            f"{table.at(row)}: {column} is {shown(value)}, a mark for each label; write the labels that a text has, or "
+            "name columns of 0 and 1 with task.label_columns"
         )
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     labels = _rows.strings(value, table.at(row), column, table.names.get(column))
     return replace(_text(table, row, found), answer=tuple(dict.fromkeys(labels)))
+
+
+def _marked(table: Table, row: int, found: Mapping[str, str], marks: Sequence[str]) -> Example:
+    """The labels whose columns hold a 1."""
+    answer: list[str] = []
+    for label in marks:
+        value = table.columns[label][row]
+        if (mark := MARKS.get(str(value).strip().lower())) is None:
+            raise UserError(f"{table.at(row)}: {label} is {shown(value)}, not 0 or 1")
+        answer += [label] * mark
+    return replace(_text(table, row, found), answer=tuple(answer))
 
 
 def _marks(value: Any) -> bool:
