@@ -27,22 +27,22 @@ class Entry:
 
 
 ENTRIES: dict[str, Entry] = {
-    "head": Entry("head", (), (3e-3, 1e-2, 3e-2), "a baseline without a paper"),
+    "head": Entry("head", (), (3e-3, 1e-2, 3e-2, 0.1), "a baseline without a paper"),
     "full": Entry("full", (5e-5,), (1e-4, 3e-4), "Devlin et al. 2018, appendix A.3: 2e-5, 3e-5, 5e-5"),
     "top-k": Entry("top-k", (5e-5,), (3e-4, 1e-3), "as full", {"k": 1}),
-    "bitfit": Entry("bitfit", (1e-3,), (3e-3, 1e-2), "the authors' code (github.com/benzakenelad/BitFit)"),
-    "lora": Entry("lora", (5e-4,), (1e-3, 3e-3), "Hu et al. 2021: GPT-2 2e-4, RoBERTa-base 4e-4 and 5e-4"),
+    "bitfit": Entry("bitfit", (1e-3,), (3e-3, 1e-2, 3e-2), "the authors' code (github.com/benzakenelad/BitFit)"),
+    "lora": Entry("lora", (5e-4,), (1e-3, 3e-3, 1e-2), "Hu et al. 2021: GPT-2 2e-4, RoBERTa-base 4e-4 and 5e-4"),
     "adapter-houlsby": Entry(
         "adapter", (3e-4, 3e-3), (1e-3,), "Houlsby et al. 2019: 3e-5, 3e-4, 3e-3", {"variant": "houlsby"}
     ),
     "adapter-pfeiffer": Entry("adapter", (), (3e-4, 1e-3, 3e-3), "about Houlsby's grid", {"variant": "pfeiffer"}),
     "adapter-parallel": Entry("adapter", (1e-4,), (1e-3, 3e-3), "He et al. 2021, on GLUE", {"variant": "parallel"}),
-    "prefix": Entry("prefix", (), (1e-3, 5e-3, 1e-2), "Li & Liang 2021: 8e-5 on E2E; no classification there"),
-    "prompt-tuning": Entry("prompt-tuning", (0.3,), (3e-2, 0.1), "Lester et al. 2021: 0.3 with Adafactor; AdamW here"),
+    "prefix": Entry("prefix", (), (3e-4, 1e-3, 3e-3), "Li & Liang 2021: 8e-5 on E2E; no classification there"),
+    "prompt-tuning": Entry("prompt-tuning", (0.3,), (1e-2, 3e-2), "Lester et al. 2021: 0.3 with Adafactor; AdamW here"),
     "ptuning-v2": Entry(
         "ptuning-v2", (5e-3, 1e-2, 3e-2), (), "the authors' search and scripts (github.com/THUDM/P-tuning-v2)"
     ),
-    "ptuning": Entry("ptuning", (1e-4,), (1e-3, 1e-2), "the authors' code (github.com/THUDM/P-tuning): LAMA, few-shot"),
+    "ptuning": Entry("ptuning", (1e-4,), (1e-3, 3e-3), "the authors' code (github.com/THUDM/P-tuning): LAMA, few-shot"),
     "ia3": Entry("ia3", (3e-3,), (1e-2, 3e-2), "the authors' code (github.com/r-three/t-few), with Adafactor"),
     "unipelt": Entry("unipelt", (5e-4,), (1e-3, 3e-3), "Mao et al. 2021, appendix B as others quote it; not checked"),
     "mam": Entry("mam", (1e-4,), (1e-3, 3e-3), "He et al. 2021: XSum 5e-5, GLUE 1e-4"),
