@@ -40,7 +40,13 @@ ENTRIES: dict[str, Entry] = {
         "adapter", (1e-4,), (1e-3, 3e-3, 1e-2), "He et al. 2021, on GLUE", {"variant": "parallel"}
     ),
     "prefix": Entry("prefix", (), (3e-4, 1e-3, 3e-3), "Li & Liang 2021: 8e-5 on E2E; no classification there"),
-    "prompt-tuning": Entry("prompt-tuning", (0.3,), (1e-2, 3e-2), "Lester et al. 2021: 0.3 with Adafactor; AdamW here"),
+    "prompt-tuning": Entry(
+        "prompt-tuning",
+        (0.3,),
+        (1e-2, 3e-2),
+        "Lester et al. 2021: 0.3 with Adafactor, AdamW here; 20 tokens, of their 1 to 150, for short texts",
+        {"length": 20},
+    ),
     "ptuning-v2": Entry(
         "ptuning-v2", (5e-3, 1e-2, 3e-2), (), "the authors' search and scripts (github.com/THUDM/P-tuning-v2)"
     ),
