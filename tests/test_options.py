@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from typing import Literal
 
+import pytest
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from graftlm.cli._options import prompt_values
 from graftlm.core.config import Config
+from graftlm.core.errors import UserError
 from graftlm.core.options import options
+from graftlm.core.settings import TrainingConfig
+from graftlm.tasks import generation
 
 
 class Inner(Config):
@@ -35,3 +40,20 @@ def test_types_are_said_in_words_and_defaults_in_yaml() -> None:
         ("steps", '1 or 2 or "many"', "2"),
         ("names", "list of text", "[]"),
     ]
+
+
+def test_a_text_stands_for_a_list_of_one_where_only_a_list_is_taken() -> None:
+    assert TrainingConfig.parse({"trackers": "tensorboard"}).trackers == ("tensorboard",)
+    assert generation.Options.parse({"metrics": "numeric_match"}).metrics == ("numeric_match",)
+    assert Outer.parse({"needed": "a", "parts": "all"}).parts == "all"
+
+
+@pytest.mark.parametrize("words", ["{}", ""])
+def test_a_verbalizer_without_labels_is_refused(words: str) -> None:
+    with pytest.raises(UserError, match=r"--verbalizer .*write it as"):
+        prompt_values("{text} {mask}", words)
+
+
+def test_a_label_that_is_no_text_is_refused_with_what_to_write() -> None:
+    with pytest.raises(UserError, match='the key 1 is no text; write it in quotes, as "1"'):
+        prompt_values("{text} {mask}", "{1: bad, 2: good}")

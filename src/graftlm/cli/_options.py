@@ -44,7 +44,7 @@ def prompt_values(template: str | None, verbalizer: str | None, multi_mask: str 
     from graftlm.core.config import read_yaml
 
     words = None if verbalizer is None else read_yaml(_text_of(verbalizer), "--verbalizer")
-    if words is not None and not isinstance(words, Mapping):
+    if verbalizer is not None and not (isinstance(words, Mapping) and words):
         raise UserError(f'--verbalizer {verbalizer!r}: write it as \'{{"positive": "great", "negative": "bad"}}\'')
     if multi_mask is not None:
         words = _with_masks(words, multi_mask)

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from reprlib import Repr
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from graftlm.core.errors import UserError, unknown
@@ -19,6 +19,20 @@ class Config(BaseModel):
     """A frozen, plain config whose mistakes become one-line errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, values: Any) -> Any:
+        """A text by itself stands for a list of one, where only a list is taken."""
+        if not isinstance(values, Mapping):
+            return values
+        alone = [name for name in cls.model_fields if isinstance(values.get(name), str) and cls._lists(name)]
+        return {**values, **{name: [values[name]] for name in alone}}
+
+    @classmethod
+    def _lists(cls, name: str) -> bool:
+        kind = cls.model_fields[name].annotation
+        return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
@@ -99,7 +113,8 @@ def _check_keys(node: yaml.Node, where: str, seen: set[int]) -> None:
             key, part = part
             at = f"{where} line {key.start_mark.line + 1}"
             if key.tag not in (TEXT, MERGE):
-                raise UserError(f"{at}: the key {str(key.value)[:40]} is no text; write it in quotes")
+                said = str(key.value)[:40]
+                raise UserError(f'{at}: the key {said} is no text; write it in quotes, as "{said}"')
             if key.value in keys:
                 raise UserError(f'{at}: "{key.value}" stands twice')
             keys.add(key.value)
