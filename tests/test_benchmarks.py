@@ -69,14 +69,14 @@ def test_the_rate_is_chosen_on_validation_and_all_seeds_at_it_are_reported_on_te
 ) -> None:
     assert _go(methods, folder, monkeypatch, "--methods", "lora", "--sets", "sst2") == 0
     assert [(job["rate"], job["seed"]) for job in runs] == [
-        *((rate, 0) for rate in (5e-4, 1e-3, 3e-3)),
+        *((rate, 0) for rate in (5e-4, 1e-3, 3e-3, 1e-2)),
         *((1e-3, seed) for seed in (1, 2)),
     ]
     text = (folder / "out" / "results.md").read_text()
     assert "| lora | 0.001 (ours) | 100 | 50 | 0.800 ± 0.100 | 3 | 200 | 1.00 | bf16 |" in text
     assert "Measured on a processor; torch 2." in text
     assert _go(methods, folder, monkeypatch, "--methods", "lora", "--sets", "sst2", "--timed") == 0
-    assert [(job["rate"], job["timed"]) for job in runs[5:]] == [(1e-3, 30)]
+    assert [(job["rate"], job["timed"]) for job in runs[6:]] == [(1e-3, 30)]
     assert (
         "| lora | 0.001 (ours) | 100 | 50 | 0.800 ± 0.100 | 3 | 700 | 1.00 | bf16 |"
         in (folder / "out" / "results.md").read_text()

@@ -159,7 +159,7 @@ def test_what_cannot_be_united_is_refused_by_name(parts: list[object], options: 
         ({"parts": ["lora", {"name": "prefix", "lenght": 4}]}, 'no option "method.parts.1.lenght"'),
         ({"parts": ["lora", "lora+prefix"]}, "method.parts.1 is a union itself"),
         ({"parts": ["lora", {"name": "union", "parts": []}]}, "method.parts.1 is a union itself"),
-        ({"parts": "lora"}, "option method.parts = 'lora'"),
+        ({"parts": "lora"}, "option method.parts = ['lora']: tuple should have at least 2 items"),
         ({}, "option method.parts is missing"),
     ],
 )
