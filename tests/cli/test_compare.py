@@ -94,7 +94,7 @@ def test_a_folder_that_is_not_empty_and_a_run_named_twice_are_refused(graftlm: C
 
 
 def test_methods_that_differ_in_their_own_rate_alone_are_runs_of_their_own() -> None:
-    rates = [{"name": "lora", "training": {"learning_rate": rate}} for rate in (0.001, 0.003)]
+    rates = [{"name": "lora", "training": {"learning_rate": rate}} for rate in ("1e-3", 0.003)]  # YAML 1.1: a text
     shared = {"model": "m", "data": "d", "out": "c"}
     runs = CompareConfig.parse({**shared, "methods": [*rates, "bitfit"]}).runs()
     assert list(runs) == ["lora-lr0.001-seed0", "lora-lr0.003-seed0", "bitfit-seed0"]

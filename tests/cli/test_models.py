@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from graftlm.checkpoint import load_tokenizer, resolve
+
 Command = Callable[..., tuple[int, str, str]]
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -84,3 +86,11 @@ def test_the_first_example_names_commands_and_options_that_exist(graftlm: Comman
     for line in lines:
         known = graftlm(line[1], "--help")[1]
         assert all(f"{word} " in known for word in line if word.startswith("-"))
+
+
+@pytest.mark.real
+def test_a_tokenizer_is_read_from_a_gguf_file_that_was_not_converted_yet(tmp_path: Path) -> None:
+    source = resolve("smollm2", tmp_path)
+    assert source.gguf is not None
+    tokenizer = load_tokenizer(source)
+    assert tokenizer.decode(tokenizer("It was great")["input_ids"]) == "It was great"

@@ -32,6 +32,12 @@ class ModelSource:
     gguf: str | None = None
     offline: str | None = None
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How Transformers is to read the config and the tokenizer, a GGUF file's before it was converted too."""
+        how = {"trust_remote_code": False, "local_files_only": self.offline is not None}
+        return how if self.gguf is None else {**how, "gguf_file": self.gguf}
+
 
 @dataclass
 class Base:
@@ -112,11 +118,8 @@ def load_config(source: ModelSource) -> Any:
     """The model's config alone."""
     from transformers import AutoConfig
 
-    extra = {"gguf_file": source.gguf} if source.gguf else {}
     try:
-        return AutoConfig.from_pretrained(
-            source.path, trust_remote_code=False, local_files_only=source.offline is not None, **extra
-        )
+        return AutoConfig.from_pretrained(source.path, **source.reading)
     except Exception as error:  # a config that is broken fails in as many classes as there are fields
         raise _not_loaded(source, error) from None
 
@@ -226,9 +229,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.path, trust_remote_code=False, local_files_only=source.offline is not None
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.reading)
     except Exception as error:  # a tokenizer that is broken fails in Rust, or anywhere
         raise UserError(f'the model "{source.name}" has no tokenizer that can be read: {_first_line(error)}') from None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):

@@ -155,7 +155,7 @@ def _parted(method: str | Mapping[str, Any]) -> tuple[str | Mapping[str, Any], M
 
 
 def _own_rate(method: str | Mapping[str, Any]) -> float | None:
-    return _parted(method)[1].get("learning_rate")
+    return TrainingConfig.parse(_parted(method)[1], where="training.").learning_rate
 
 
 def label(method: str | Mapping[str, Any]) -> str:
