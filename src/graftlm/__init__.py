@@ -1,8 +1,11 @@
 """graftlm: adapt a frozen pretrained language model to a task with few parameters and few examples.
 
-The names below are loaded when they are first used, so that `import graftlm` costs nothing.
+The names below are loaded when they are first used, so that `import graftlm` costs nothing. It asks torch for pages of
+2 MiB for its larger tensors, since a block that is given back and asked for anew costs a fault a page; torch reads that
+once, before its first tensor, and the user's own THP_MEM_ALLOC_ENABLE stands.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from graftlm.sites import Sites
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _PLACES = {
     "DataConfig": "graftlm.core.settings",

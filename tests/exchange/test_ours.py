@@ -82,6 +82,13 @@ def test_peft_reads_loras_options(options: dict[str, Any], tmp_path: Path) -> No
     check("bert", tmp_path, LORA | options)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_peft_reads_a_union_of_lora_and_bitfit_in_either_order(turn: int, dora: bool, tmp_path: Path) -> None:
+    parts = [LORA | {"dora": dora}, {"name": "bitfit"}][::turn]
+    check("bert", tmp_path, {"name": "union", "parts": parts})
+
+
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "phi3", "t5"])
 def test_peft_reads_ia3(family: str, tmp_path: Path) -> None:
     check(family, tmp_path, {"name": "ia3"})

@@ -114,7 +114,8 @@ def test_doras_norm_is_a_number_to_the_gradient() -> None:
     base.weight.data, base.bias.data = weight, bias
     gain = magnitude / _dora.norms(weight, down[None], up[None].detach(), torch.tensor([2.0]).double())
     scale = torch.tensor([2.0]).double()
-    ours = _dora.decomposed(base(x)[None], bias, x[None], down[None], up[None], scale, gain)
+    y = base(x)[None]
+    ours = _dora.decomposed(y, y, bias, x[None], down[None], up[None], scale, gain)
     (gradient,) = torch.autograd.grad(ours.square().sum(), up)
     assert torch.allclose(gradient, wanted, atol=1e-12)
 

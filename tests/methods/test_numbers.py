@@ -80,9 +80,11 @@ def test_dora_gives_the_number_worked_by_hand_attached_and_merged() -> None:
 
     def attached(up: torch.Tensor) -> torch.Tensor:
         gain = magnitude / _dora.norms(W, down[None], up[None], scale[None])
-        return _dora.decomposed(y[None, None], B, x[None, None], down[None], up[None], scale[None], gain)
+        own = y[None, None]
+        return _dora.decomposed(own, own, B, x[None, None], down[None], up[None], scale[None], gain)
 
-    merged, bias = _dora.merge(W, B, {"down": down, "up": up, "scale": scale, "magnitude": magnitude})
+    p = {"down": down, "up": up, "scale": scale, "magnitude": magnitude, "frozen": W}
+    merged, bias = _dora.merge(W, B, p)
     assert near(attached(up), [5.8980, 12.5])
     assert near(F.linear(x, merged, bias), [5.8980, 12.5])
     assert near(attached(0 * up), [5.5, 12.5])

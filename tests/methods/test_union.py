@@ -16,6 +16,8 @@ from tiny import BASIC, HOULSBY, LORA, PREFIX, TABLED, model, outputs, plainly, 
 TEXTS = texts(4)
 NAMES = ["a"] * len(TEXTS)
 LINEAR = {**LORA, "sites": "all-linear"}
+DORA = {**LINEAR, "dora": True}
+QUERY_DORA = {**LORA, "sites": ("attention.query", "attention.key"), "dora": True}
 DEFAULT = {"name": "lora", "alpha": 16.0, "rank": 8}
 
 
@@ -201,11 +203,24 @@ def test_a_gated_pissa_is_kept_as_plain_lora_with_its_gates() -> None:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "phi3"])
 @pytest.mark.parametrize(
-    "parts", [(LINEAR, "ia3"), ("ia3", LINEAR), (LINEAR, "ia3", "bitfit"), ("ia3", "bitfit", LINEAR)]
+    "parts",
+    [
+        (LINEAR, "ia3"),
+        ("ia3", LINEAR),
+        (LINEAR, "ia3", "bitfit"),
+        ("ia3", "bitfit", LINEAR),
+        (DORA, "ia3"),
+        ("ia3", DORA),
+        (DORA, "bitfit"),
+        ("bitfit", DORA),
+        (QUERY_DORA, "bitfit", "ia3"),
+        ("ia3", "bitfit", QUERY_DORA),
+    ],
 )
 @torch.no_grad()
 def test_parts_on_one_layer_are_merged_as_they_act(family: str, parts: tuple[object, ...]) -> None:
     own = [part for part in parts if part != "bitfit" or family != "phi3"]
+    own += ["ia3"] if len(own) == 1 else []
     base = model(family)
     attached = attach(base, {"a": union(*own)})
     randomise_runs(attached)

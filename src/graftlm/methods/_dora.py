@@ -1,5 +1,7 @@
 """DoRA (Liu et al., 2024, arXiv:2402.09353): W' = m ⊙ V / ‖V‖ by row, V = W + scale · up down; the bias is added after.
 
+What other changes there are of the same layer stands beside W' − W, and is not decomposed.
+
 ‖V‖ is a plain number to the gradient (§4.3). It is worked out without V, from
 ‖V‖² = ‖W‖² + 2 scale · Σ (W downᵀ) ∘ up + scale² · Σ (up (down downᵀ)) ∘ up.
 """
@@ -36,14 +38,22 @@ def norms(weight: Tensor, down: Tensor, up: Tensor, scale: Tensor) -> Tensor:
 
 
 def decomposed(
-    y: Tensor, bias: Tensor | None, x: Tensor, down: Tensor, up: Tensor, scale: Tensor, gain: Tensor
+    y: Tensor,
+    frozen: Tensor,
+    bias: Tensor | None,
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    scale: Tensor,
+    gain: Tensor,
 ) -> Tensor:
-    """gain ⊙ (y − bias + scale · x downᵀ upᵀ) + bias, where y = W x + bias.
+    """y + (gain − 1) ⊙ (frozen − bias) + gain ⊙ scale · x downᵀ upᵀ, where frozen = W x + bias.
 
-    y (n rows d_out), bias (d_out), x (n rows d_in), gain (n d_out) -> (n rows d_out).
+    y and frozen (n rows d_out), bias (d_out), x (n rows d_in), gain (n d_out) -> (n rows d_out).
     """
     h = torch.bmm(x, down.mT)  # n rows rank
-    y = y * gain[:, None] if bias is None else torch.addcmul(((1 - gain) * bias)[:, None], y, gain[:, None])
+    more = gain - 1  # n d_out
+    y = torch.addcmul(y if bias is None else y - (more * bias)[:, None], frozen, more[:, None])
     return torch.baddbmm(y, h, (up * (scale[:, None] * gain)[..., None]).mT)
 
 
@@ -51,14 +61,16 @@ def forward(view: View, p: Tensors) -> Tensor:
     with torch.no_grad(), torch.autocast(view.y.device.type, enabled=False):
         norm = view.worked_out("norm", _norms, p)
     gain = p["magnitude"] / norm
-    return decomposed(view.y, view.bias, view.dropout(view.x), p["down"], p["up"], p["scale"], gain)
+    x = view.dropout(view.x)
+    return decomposed(view.y, view.frozen, view.bias, x, p["down"], p["up"], p["scale"], gain)
 
 
 def merge(weight: Tensor, bias: Tensor | None, p: Tensors) -> tuple[Tensor, Tensor | None]:
-    """m ⊙ V / ‖V‖."""
-    changed = weight + p["scale"] * (p["up"] @ p["down"])
-    norm = norms(weight, p["down"][None], p["up"][None], p["scale"][None])[0]
-    return changed * (p["magnitude"] / norm)[:, None], bias
+    """W' in place of W in the weight, which is W itself unless another change came before."""
+    frozen = p["frozen"]
+    changed = frozen + p["scale"] * (p["up"] @ p["down"])
+    norm = norms(frozen, p["down"][None], p["up"][None], p["scale"][None])[0]
+    return weight + (changed * (p["magnitude"] / norm)[:, None] - frozen), bias
 
 
 def _norms(view: View, p: Tensors) -> Tensor:

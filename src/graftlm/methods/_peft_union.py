@@ -18,8 +18,6 @@ def united(parts: Sequence[MethodConfig], gates: bool, sites: Sites) -> PeftForm
         said = " with gates" if gates else ""
         raise NoWordsError(f"PEFT's format has no words for a union of {named}{said}; it has them for lora and bitfit")
     lora, bitfit = sorted(parts, key=lambda part: part.method == "bitfit")
-    if getattr(lora, "dora", False) and parts[0] is bitfit:
-        raise NoWordsError("PEFT adds a bias after DoRA's magnitude, this union before; train lora+bitfit instead")
     form = _peft_lora.form(lora, sites)
     targeted = {branch.site.module for branch in acts(lora, sites) if isinstance(branch, Branch)}
     found = [branch.site for branch in acts(bitfit, sites) if isinstance(branch, Branch)]

@@ -20,7 +20,7 @@ from graftlm.sites import Act, Sites
 PAPER = "Li & Liang 2021"
 KIND = "past"
 MERGEABLE = False
-LEARNING_RATE = 5e-3
+LEARNING_RATE = 1e-3  # an MLP's every weight moves by it, so that a higher one throws the prefixes far off
 TRAINS = "keys and values in front of the text in every layer"
 PEFT = PREFIX_WORDS
 STORES = "2 · N · L · d numbers for N layers; the MLP is dropped"
@@ -41,6 +41,10 @@ class PrefixConfig(MethodConfig):
     text: str = ""
     position_shift: bool = True
     dropout: NonNegativeFloat = Field(default=0.0, lt=1)
+
+
+def learning_rate(config: PrefixConfig) -> float:
+    return LEARNING_RATE if config.reparametrisation == "mlp" else 1e-2
 
 
 def kept(config: PrefixConfig) -> PrefixConfig:

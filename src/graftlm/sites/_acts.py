@@ -73,7 +73,8 @@ class Branch:
     run's learning rate for some tensors. `keep` makes of one run's tensors what is stored, where that is another
     form (the form of the method's `kept` config). `gate_input` is what a gate on the branch reads, where that is not
     the layer's input. `whole_text` says what the branch does with an example's whole text, where it needs it.
-    `merge` folds one run's tensors into the site's frozen weight (d_out d_in) and bias, or is None where nothing can.
+    `merge` folds one run's tensors into the site's weight (d_out d_in) and bias, which other branches may have changed;
+    the tensors have the weight before that as `frozen`. It is None where nothing can be folded.
     """
 
     site: Site

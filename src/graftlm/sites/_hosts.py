@@ -69,32 +69,32 @@ class Host(nn.Module):
         for kept in self.keeps:
             kept.value = x
         if self.inputs and self.router.active is not None:
-            x = self._branches(self.inputs, x, x)
+            x = self._branches(self.inputs, x, x, x)
         return self.act(self.inner(x), x)
 
     def act(self, y: Tensor, x: Tensor) -> Tensor:
         """The outputs y with every branch of this layer added."""
         if self.router.active is None:
             return y
-        y = self._branches(self.whole, y, x)
+        frozen, y = y, self._branches(self.whole, y, x, y)
         for rows, placed in self.parts.items():
             part = rows.of_outputs(y)
-            acted = self._branches(placed, part, x)
+            acted = self._branches(placed, part, x, rows.of_outputs(frozen))
             if acted is not part:
                 y = _with_part(y, rows, acted)
-        return self._branches(self.spans, y, x)
+        return self._branches(self.spans, y, x, frozen)
 
-    def _branches(self, placed: Sequence[Placed], y: Tensor, x: Tensor) -> Tensor:
+    def _branches(self, placed: Sequence[Placed], y: Tensor, x: Tensor, frozen: Tensor) -> Tensor:
         route = self.router.active
         assert route is not None
         patches = [
-            Patch(chunk, self._computation(one, chunk, x))
+            Patch(chunk, self._computation(one, chunk, x, frozen))
             for one in placed
             for chunk in route.plan(one.bank.runs, y.device)
         ]
         return patched(y, patches, self.router)
 
-    def _computation(self, placed: Placed, chunk: Chunk, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def _computation(self, placed: Placed, chunk: Chunk, x: Tensor, frozen: Tensor) -> Callable[[Tensor], Tensor]:
         def compute(rows: Tensor) -> Tensor:
             y = chunk.by_run(rows)
             dtype = compute_dtype(y)
@@ -104,6 +104,7 @@ class Host(nn.Module):
                 chunk,
                 self.router,
                 input=x,
+                output=frozen,
                 y=y,
                 rate=placed.rate,
                 salt=placed.salt,

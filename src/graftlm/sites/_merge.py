@@ -47,13 +47,15 @@ def _fold(
     assert merge is not None
     own: dict[str, Tensor] = {name: tensors[f"{site.name}.{name}"].detach().float() for name in act.params}
     own |= {name: torch.tensor(value) for name, value in act.constants.items()}
+    start = tensors.get(f"base.{site.module}.weight", module.weight)  # the run's own, where it trains the weight
     weight = out.setdefault(f"{site.module}.weight", _copied(module.weight))
     bias = getattr(module, "bias", None)
     if bias is not None:
         bias = out.setdefault(f"{site.module}.bias", _copied(bias))
-    oriented = weight if weight.dim() == 1 or isinstance(module, nn.Linear) else weight.T
     rows = site.rows
-    part = oriented if rows is None else rows.of_outputs(oriented.T).T
+    own["frozen"] = _part(_oriented(_copied(start), module), rows)
+    oriented = _oriented(weight, module)
+    part = _part(oriented, rows)
     part_bias = bias if bias is None or rows is None else rows.of_outputs(bias)
     new_weight, new_bias = merge(part, part_bias, own)
     if new_weight is not part and (tied := _tied(module, base)):
@@ -61,6 +63,15 @@ def _fold(
     _write(oriented, new_weight, rows)
     if bias is not None and new_bias is not None:
         _write(bias, new_bias, rows)
+
+
+def _oriented(weight: Tensor, module: nn.Module) -> Tensor:
+    """A layer's weight as (d_out d_in)."""
+    return weight if weight.dim() == 1 or isinstance(module, nn.Linear) else weight.T
+
+
+def _part(oriented: Tensor, rows: Rows | None) -> Tensor:
+    return oriented if rows is None else rows.of_outputs(oriented.T).T
 
 
 def _tied(module: nn.Module, base: nn.Module) -> list[str]:

@@ -48,6 +48,7 @@ class View:
     chunk: Chunk
     router: "Router"
     input: Tensor
+    output: Tensor
     y: Tensor
     rate: Tensor | None = None
     salt: int = 0
@@ -62,6 +63,11 @@ class View:
     def x(self) -> Tensor:
         """The layer's input, or what goes into the span: (n r d_in)."""
         return self._by_run(self.input if self.ends is None else _kept(self.ends.entry))
+
+    @property
+    def frozen(self) -> Tensor:
+        """The site's own output, before any branch: (n r d_out)."""
+        return self._by_run(self.output)
 
     @property
     def residual(self) -> Tensor:
