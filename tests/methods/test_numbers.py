@@ -132,7 +132,7 @@ def test_an_adapter_gives_the_number_worked_by_hand() -> None:
     h = tensor([[[1, -2, 0.5]]])
     p = {"down": tensor([[[1, 0, 0], [0, 1, 0]]]), "down_bias": tensor([[0, 0]]), "scale": tensor([1])}
     p |= {"up": tensor([[[1, 0], [0, 1], [1, 1]]]), "up_bias": tensor([[0, 0, 0]])}
-    view = View(None, None, None, None, input=h, y=h)  # type: ignore[arg-type]
+    view = View(None, None, None, None, input=h, output=h, y=h)  # type: ignore[arg-type]
     houlsby = adapter.forward("houlsby", "relu")
     assert near(houlsby(view, p), [2, -2, 1.5])
     assert torch.equal(houlsby(view, p | {"up": 0 * p["up"]}), h)
@@ -183,7 +183,7 @@ def test_a_gate_gives_the_numbers_worked_by_hand(padded: bool, wanted: float) ->
     router.masks[""] = torch.tensor([[1, 1, 0, 0]])
     (chunk,) = Route(("a",), uniform=True).plan(("a",), torch.device("cpu"))
     site = Site("attention.query", 0, "query", "linear", 2, 2, True)
-    view = View(site, nn.Identity(), chunk, router, input=h, y=h)
+    view = View(site, nn.Identity(), chunk, router, input=h, output=h, y=h)
     assert near(_gates.gate(view, h, tensor([[1, 1]]), tensor([[0]]), padded), [wanted])
 
 
