@@ -1,5 +1,6 @@
 """Generation on tiny models that write, with any method: trained, stored, asked again, many runs at once."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 import graftlm
 import tiny
@@ -20,6 +21,7 @@ from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
 from graftlm.recipes._building import build
 from graftlm.tasks import Features, load, parse
+from graftlm.training import sorted_batches
 from reliability.runs import Killed, Killing, left
 from test_task_families import METHODS, words
 
@@ -149,6 +151,41 @@ def test_beams_give_the_best_first_with_the_scores_of_transformers(family: str, 
         assert scores == pytest.approx(out.sequences_scores.tolist(), abs=1e-4)
         assert [each["score"] for each in answer["best"]] == sorted(scores, reverse=True)
         assert answer["text"] == answer["best"][0]["text"]
+
+
+ENDS = [2, *range(20, 32)]
+
+
+@pytest.mark.parametrize("options", [{}, {"beams": 3}, {"sample": True, "temperature": 1.3}], ids=str)
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_an_answer_stops_at_any_end_of_the_generation_config_as_transformers_has_it(
+    family: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = tiny.model(family, lm=True)
+    plain.generation_config.eos_token_id = ENDS
+    model = made(family, ("lora",), Path(saved(plain, tmp_path / "base")), **options)
+    encoded = model.encode(examples_of(tmp_path, 6), "lora")
+    both, size = model.attached.sites.encoder_decoder, 6 * options.get("beams", 1)  # one batch
+    written = model.answer(encoded, "lora", size, Silent(), "")
+    (order,) = sorted_batches([len(row.ids) for row in encoded.rows], 6)
+    given = tiny.padded([encoded.rows[place].ids for place in order], "right" if both else "left")
+    torch.manual_seed(model.attached.seeds["lora"] << 20)
+    asked = {"num_beams": options.get("beams", 1), "do_sample": "sample" in options, "eos_token_id": ENDS}
+    found = GenerationConfig(
+        **asked,
+        **({"temperature": 1.3, "top_k": 0} if "sample" in options else {}),
+        max_new_tokens=6,
+        pad_token_id=0,
+        **({"decoder_start_token_id": 0} if both else {}),
+    )
+    out = model.attached.base.generate(**given, generation_config=found)
+    stopped = 0
+    out = out[:, 1 if both else given["input_ids"].shape[1] :].tolist()
+    for place, ids in zip(order, out, strict=True):
+        own = list(itertools.takewhile(lambda token: token not in ENDS, ids))
+        stopped += len(own) < len(ids)
+        assert written.texts[place] == [model.base.tokenizer.decode(own, skip_special_tokens=True).strip()]
+    assert stopped
 
 
 def test_draws_are_the_same_again_and_leave_the_generator_alone(tmp_path: Path) -> None:

@@ -107,6 +107,11 @@ CASES = [
     case("a deep config", "cannot be loaded", text(CONFIG, "[" * 100_000)),
     case("a model of images", "and no texts", config(model_type="vit")),
     case("a model of sound", "and no texts", config(model_type="wav2vec2")),
+    case(
+        "a decoder that nothing says how to begin",
+        'the config of "model" has no decoder_start_token_id',
+        text(CONFIG, '{"model_type": "bart", "decoder_start_token_id": null}'),
+    ),
     case("truncated safetensors", "cannot be loaded", cut(WEIGHTS, 0.5)),
     case("truncated header", "cannot be loaded", cut(WEIGHTS, 0.01)),
     case("empty safetensors", "cannot be loaded", text(WEIGHTS, "")),

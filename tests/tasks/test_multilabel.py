@@ -80,6 +80,8 @@ def test_columns_of_0_and_1_are_labels_where_they_are_named(write):
         load(DataConfig(path=wrong), several((), label_columns=["rude"]), splits=("train",))
     with pytest.raises(UserError, match='no column "kind"'):
         load(DataConfig(path=wrong), several((), label_columns=["kind"]), splits=("train",))
+    with pytest.raises(UserError, match=r'label_columns.*"rude" stands twice'):
+        several((), label_columns=["rude", "late", "rude"])
 
 
 def test_texts_to_predict_need_no_labels(write):
@@ -97,6 +99,16 @@ def test_the_metrics_of_labels_are_scikit_learn_s():
     assert found["hamming"] == pytest.approx(sk.hamming_loss(true, given))
     assert set(found) | {"loss"} == set(MANY.measures(several()))
     assert [row["label"] for row in MANY.details(logits, encoded(true.tolist()), several()).per_class] == list(LABELS)
+
+
+def test_the_metrics_of_one_label_alone_are_those_of_that_label():
+    true, given = [[1], [0], [0], [1], [1]], [1, 0, 1, 0, 1]
+    logits = torch.tensor([[1.0 if each else -1.0] for each in given])
+    found = MANY.metrics(logits, encoded(true), several(("a",)))
+    f1 = sk.f1_score([row[0] for row in true], given)
+    assert (found["micro_f1"], found["macro_f1"]) == (pytest.approx(f1), pytest.approx(f1))
+    (row,) = MANY.details(logits, encoded(true), several(("a",))).per_class
+    assert row == {"label": "a", "precision": 2 / 3, "recall": 2 / 3, "f1": pytest.approx(f1), "support": 3}
 
 
 def test_thresholds_are_tuned_and_no_other_gives_a_better_f1():

@@ -249,6 +249,14 @@ def test_the_metrics_of_plain_tags_are_scikit_learn_s():
     assert details.confusion == sk.confusion_matrix(flat, found, labels=POS).tolist()
 
 
+def test_a_word_without_a_token_is_wrong_and_no_tag_of_its_own():
+    example = Example("x y z", words=((0, 1), (2, 3), (4, 5)), answer=(0, 1, 1))
+    logits = torch.eye(len(POS))[None, :2] * 9
+    metrics = TAGGING.metrics(logits, Encoded([example], [None], [0], [[0, 1]]), problem(POS))
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+    assert metrics["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+
+
 def test_entities_are_said_by_their_characters():
     text = "Ann  saw New\tYork 👍"
     example = Example(text, words=((0, 3), (5, 8), (9, 12), (13, 17), (18, 19)))

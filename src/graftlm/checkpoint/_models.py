@@ -144,6 +144,7 @@ def load_base(name: str, cache: Path | None = None, head: str | None = None) -> 
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
     _check_kind(source, config)
+    _check_start(source, config)
     kind = _class_of(source, config, head)
     tokenizer = load_tokenizer(source)
     folder = folder_of(source)
@@ -210,6 +211,15 @@ def _check_kind(source: ModelSource, config: Any) -> None:
     if kind.main_input_name != "input_ids":
         raise UserError(
             f'the model "{source.name}" is of type {config.model_type}, which takes {kind.main_input_name} and no texts'
+        )
+
+
+def _check_start(source: ModelSource, config: Any) -> None:
+    """Refuses an encoder-decoder whose config does not say which token its decoder begins with."""
+    if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+        raise UserError(
+            f'the config of "{source.name}" has no decoder_start_token_id, the token that its decoder begins with; '
+            "one in config.json would work"
         )
 
 

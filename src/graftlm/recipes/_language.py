@@ -38,6 +38,14 @@ class Speaker:
             raise UserError(f'neither the tokenizer nor the config of "{self.base.source.name}" names an end of text')
         return int(found)
 
+    @property
+    def ends(self) -> list[int]:
+        """All tokens that an answer stops at: `end`, and those of the model's generation config."""
+        base: Any = self.attached.base
+        found = base.generation_config.eos_token_id
+        found = found if isinstance(found, list | tuple) else [] if found is None else [found]
+        return list(dict.fromkeys([self.end, *map(int, found)]))
+
     def logits(self, rows: Rows) -> Tensor:
         """The logits (b w v) that foresee each token of each row's answer; a route must be in force."""
         batch, places = self._taught(rows)
@@ -113,7 +121,7 @@ class Speaker:
         return (-self.losses(again, size)).tolist()
 
     def _text(self, ids: list[int]) -> str:
-        ids = ids[:-1] if ids[-1:] == [self.end] else ids
+        ids = ids[:-1] if ids and ids[-1] in self.ends else ids
         return self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
     def _generated(self, rows: Rows, problem: Problem, seed: int) -> list[list[int]]:
@@ -131,7 +139,7 @@ class Speaker:
             do_sample=options.sample,
             num_return_sequences=options.best,
             use_cache=options.cache,
-            eos_token_id=self.end,
+            eos_token_id=self.ends,
             pad_token_id=self.base.pad_id,
             **({"decoder_start_token_id": self.attached.sites.config.decoder_start_token_id} if both else {}),
             **sampled,
@@ -140,10 +148,9 @@ class Speaker:
             torch.manual_seed(seed)  # inside the fork alone
             found = base.generate(**batch)
         found = found[:, 1 if both else batch["input_ids"].shape[1] :].tolist()
-        return [self._ended(ids) for ids in found]
-
-    def _ended(self, ids: list[int]) -> list[int]:
-        return ids[: ids.index(self.end) + 1] if self.end in ids else ids
+        ends = set(self.ends)
+        stops = [next((place for place, token in enumerate(ids) if token in ends), len(ids)) for ids in found]
+        return [ids[: stop + 1] for ids, stop in zip(found, stops, strict=True)]
 
 
 @dataclass(frozen=True)

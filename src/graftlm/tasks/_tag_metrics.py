@@ -51,9 +51,10 @@ def tag_metrics(true: Tags, predicted: Tags) -> dict[str, float]:
     from sklearn.metrics import f1_score
 
     flat, found = _flat(true), _flat(predicted)
+    labels = sorted({*flat, *found} - {""})  # a word that was not read has no tag
     return {
         "accuracy": sum(map(str.__eq__, flat, found)) / max(1, len(flat)),
-        "macro_f1": float(f1_score(flat, found, average="macro", zero_division=0)) if flat else 0.0,  # pyright: ignore[reportArgumentType]
+        "macro_f1": float(f1_score(flat, found, labels=labels, average="macro", zero_division=0)) if flat else 0.0,  # pyright: ignore[reportArgumentType]
     }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,6 +32,14 @@ class Options(Config):
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     label_columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+
+    @field_validator("label_columns")
+    @classmethod
+    def _each_once(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        twice = next((name for name in columns or () if (columns or ()).count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f'"{twice}" stands twice')
+        return columns
 
 
 def read(given: Given) -> TaskData:
@@ -174,13 +182,12 @@ def measures(problem: Problem) -> tuple[str, ...]:
 
 def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
     """F1 over all decisions and as the labels' mean, the share of wholly right rows, and that of wrong decisions."""
-    from sklearn.metrics import f1_score
-
     true, given = _sides(logits, encoded, problem)
-    scores: Any = {average: f1_score(true, given, average=average, zero_division=0) for average in ("micro", "macro")}  # pyright: ignore[reportArgumentType]
+    rows = _per_label(true, given)
+    top, below = 2.0 * int((true & given).sum()), int(true.sum() + given.sum())
     return {
-        "micro_f1": float(scores["micro"]),
-        "macro_f1": float(scores["macro"]),
+        "micro_f1": top / below if below else 0.0,
+        "macro_f1": float(np.mean(rows[2])),
         "accuracy": float((true == given).all(1).mean()),
         "hamming": float((true != given).mean()),
     }
@@ -196,10 +203,7 @@ def shares(logits: Tensor, encoded: Encoded, problem: Problem) -> list[tuple[flo
 
 def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
     """Precision, recall, F1 and support of each label."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    true, given = _sides(logits, encoded, problem)
-    columns: Any = precision_recall_fscore_support(true, given, zero_division=0)  # pyright: ignore[reportArgumentType]
+    columns = _per_label(*_sides(logits, encoded, problem))
     rows = zip(problem.labels, *(column.tolist() for column in columns), strict=True)
     return Details([dict(zip(("label", "precision", "recall", "f1", "support"), row, strict=True)) for row in rows])
 
@@ -208,6 +212,18 @@ def _sides(logits: Tensor, encoded: Encoded, problem: Problem) -> tuple[np.ndarr
     """What is true and what is given, as 0 and 1 (rows c)."""
     given = logits.double().sigmoid().numpy() >= _thresholds(problem)
     return goals(encoded).int().numpy(), given.astype(int)
+
+
+def _per_label(true: np.ndarray, given: np.ndarray) -> list[np.ndarray]:
+    """Precision, recall, F1 and support of each label (c).
+
+    A column of nothing stands beside the labels, since scikit-learn takes one column alone for two classes.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    sides = [np.pad(side, ((0, 0), (0, 1))) for side in (true, given)]
+    columns: Any = precision_recall_fscore_support(*sides, zero_division=0)  # pyright: ignore[reportArgumentType]
+    return [column[:-1] for column in columns]
 
 
 def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
