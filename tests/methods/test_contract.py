@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
-from graftlm.methods import attach, kept
+from graftlm.methods import attach, kept, parse
 from graftlm.methods.full import FullConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prefix import PrefixConfig
@@ -322,6 +322,30 @@ def test_an_unshifted_prompt_is_refused_where_positions_cannot_be_moved(family: 
 def test_a_method_that_trains_the_base_itself_refuses_to_share_it(method: str) -> None:
     with pytest.raises(UserError, match='adapter "b" trains the base\'s own weights'):
         attach(model("bert"), {"a": LoraConfig(), "b": METHODS[method]})
+
+
+HIDDEN = "method.hidden = 64 needs method.reparametrisation = mlp"
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "reason"),
+    [
+        ("prompt-tuning", {"text": "hello"}, 'method.text = "hello" needs method.init = text, but it is vocabulary'),
+        ("prompt-tuning", {"file": "p.st"}, 'method.file = "p.st" needs method.init = file, but it is vocabulary'),
+        ("prompt-tuning", {"init": "text", "labels": ["a", "b"]}, "method.labels = [a, b] needs method.init = labels"),
+        ("prompt-tuning", {"hidden": 64}, f"{HIDDEN} or residual, but it is none"),
+        ("prefix", {"hidden": 64, "reparametrisation": "none"}, HIDDEN),
+        ("ptuning-v2", {"hidden": 64}, HIDDEN),
+        ("mam", {"hidden": 64, "reparametrisation": "none"}, HIDDEN),
+        ("unipelt", {"hidden": 64, "reparametrisation": "none"}, HIDDEN),
+        ("unipelt", {"rank": 4, "variant": "ap"}, "method.rank = 4 needs method.variant = apl, but it is ap"),
+        ("ptuning", {"hidden": 64, "encoder": "none"}, "method.hidden = 64 needs method.encoder = lstm or mlp"),
+        ("lora+ia3", {"pooling": "padded"}, 'method.pooling = "padded" needs method.gates = true, but it is false'),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused_by_name(method: str, options: dict, reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)):
+        attach(model("bert"), {"a": parse(method, options)})
 
 
 def test_full_trains_every_parameter() -> None:

@@ -60,6 +60,27 @@ def test_ia3_refuses_a_model_without_a_table_and_a_norm_by_name() -> None:
         attach(model("bert"), {"a": Ia3Config(sites=("norm.attention",))})
 
 
+@pytest.mark.parametrize(
+    ("family", "role", "layer"), [("gpt2", "attention.query", "c_attn"), ("phi3", "feedforward.input", "gate_up_proj")]
+)
+@torch.no_grad()
+def test_ia3_scales_the_input_of_whole_layers_alone(family: str, role: str, layer: str) -> None:
+    with pytest.raises(UserError, match=rf"0\.{role} is a part of \S+{layer}; name the layer, \"{layer}\""):
+        attach(model(family), {"a": Ia3Config(sites=(role,), inputs=(role,))})
+    attached = attach(model(family), {"a": Ia3Config(sites=(layer,), inputs=(layer,))})
+    randomise_runs(attached)
+    wanted, merged = found(attached), attached.merged("a")
+    attached.detach().load_state_dict(merged, strict=False)
+    assert near(plainly(attached.base, TEXTS), wanted)
+
+
+def test_ia3_refuses_inputs_that_are_no_chosen_site() -> None:
+    with pytest.raises(UserError, match=r'inputs "attention\.output" is none of the 4 chosen sites'):
+        attach(
+            model("bert"), {"a": Ia3Config(sites=("attention.key", "attention.value"), inputs=("attention.output",))}
+        )
+
+
 @pytest.mark.parametrize("family", BASIC)
 def test_dora_without_a_gradient_gives_what_it_gives_with_one_after_every_change(family: str) -> None:
     attached = attach(model(family), {"a": DORA, "b": DORA})

@@ -76,6 +76,23 @@ def learning_rate(config: MethodConfig) -> float:
     return own.learning_rate(config) if hasattr(own, "learning_rate") else own.LEARNING_RATE
 
 
+def needs(config: MethodConfig, option: str, other: str, *wanted: object) -> None:
+    """Refuses an option that nothing reads: another value than its default, where `other` is none of `wanted`."""
+    value, found = getattr(config, option), getattr(config, other)
+    if found in wanted or value == type(config).model_fields[option].default:
+        return
+    ways = " or ".join(map(_said, wanted))
+    given = f'"{value}"' if isinstance(value, str) else _said(value)
+    raise UserError(f"method.{option} = {given} needs method.{other} = {ways}, but it is {_said(found)}")
+
+
+def _said(value: object) -> str:
+    """A value as it is written in YAML."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_said, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def needs_table(config: MethodConfig, sites: Sites) -> None:
     """Refuses a method that needs roles which structure alone does not show."""
     if sites.table is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig, needs_table
 from graftlm.methods._peft_ia3 import WORDS
-from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, is_role, ones
+from graftlm.sites import Act, Branch, Site, Sites, Tensors, View, ones
 
 PAPER = "Liu et al. 2022"
 KIND = "branch"
@@ -20,6 +20,7 @@ LEARNING_RATE = 3e-3
 TRAINS = "a scale for each key, value and inner feed-forward feature"
 PEFT = WORDS
 STORES = "a number a feature"
+INWARD = ("feedforward.output",)
 
 
 class Ia3Config(MethodConfig):
@@ -28,7 +29,7 @@ class Ia3Config(MethodConfig):
     """
 
     sites: tuple[str, ...] | str = ("attention.key", "attention.value", "feedforward.output")
-    inputs: tuple[str, ...] = ("feedforward.output",)
+    inputs: tuple[str, ...] = INWARD
 
 
 def scaled(h: Tensor, scale: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def acts(config: Ia3Config, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
     found = sites.select(config.sites)
     for word in config.inputs:
-        if not is_role(word) and not any(_named(word, site) for site in found):
+        if word not in INWARD and not any(_named(word, site) for site in found):
             raise UserError(f'inputs "{word}" is none of the {len(found)} chosen sites (first: {found[0].module})')
     return [_branch(site, any(_named(word, site) for word in config.inputs)) for site in found]
 
@@ -64,6 +65,11 @@ def _named(word: str, site: Site) -> bool:
 def _branch(site: Site, inward: bool) -> Branch:
     if site.kind != "linear":
         raise UserError(f"ia3 acts on linear layers; {site.module} is of kind {site.kind}")
+    if inward and site.rows is not None:
+        raise UserError(
+            f"ia3 scales the input of a whole layer, and {site.name} is a part of {site.module}; name the layer, "
+            f'"{site.module.rsplit(".", 1)[-1]}", in sites and inputs, or leave {site.role} out of inputs'
+        )
     if inward:
         return Branch(site, {"scale": ones(site.d_in)}, forward, merge=merge_input, where="input")
     return Branch(site, {"scale": ones(site.d_out)}, forward, merge=merge_output)

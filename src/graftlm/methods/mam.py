@@ -11,9 +11,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._method import MethodConfig, needs, needs_table
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.prefix import PrefixConfig
+from graftlm.methods.prefix import kept as stored
 from graftlm.methods.union import joined
 from graftlm.sites import Act, Sites
 
@@ -23,6 +24,7 @@ MERGEABLE = False
 LEARNING_RATE = 1e-3
 TRAINS = "a prefix, and a parallel adapter beside each feed-forward"
 STORES = "2 L d numbers an attention, 2 d m + d + m a feed-forward; the prefix's MLP is dropped"
+HIDDEN = 800
 
 
 class MamConfig(MethodConfig):
@@ -34,7 +36,7 @@ class MamConfig(MethodConfig):
 
     length: PositiveInt = 16
     reparametrisation: Literal["mlp", "none"] = "mlp"
-    hidden: PositiveInt = 800
+    hidden: PositiveInt = HIDDEN
     bottleneck: PositiveInt = 16
     scale: PositiveFloat = 2.0
     dropout: NonNegativeFloat = Field(default=0.0, lt=1)
@@ -42,14 +44,14 @@ class MamConfig(MethodConfig):
 
 
 def kept(config: MamConfig) -> MamConfig:
-    return config.model_copy(update={"reparametrisation": "none"})
+    return config.model_copy(update={"reparametrisation": "none", "hidden": HIDDEN})
 
 
 def acts(config: MamConfig, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
+    needs(config, "hidden", "reparametrisation", "mlp")
     prefix = PrefixConfig(
         length=config.length,
-        reparametrisation=config.reparametrisation,
         hidden=config.hidden,
         dropout=config.dropout,
         position_shift=config.position_shift,
@@ -57,4 +59,6 @@ def acts(config: MamConfig, sites: Sites) -> Sequence[Act]:
     adapter = AdapterConfig(
         variant="parallel", bottleneck=config.bottleneck, scale=config.scale, dropout=config.dropout
     )
+    if config.reparametrisation == "none":
+        prefix = stored(prefix)
     return joined([prefix, adapter], sites, gates=False, pooling="masked")

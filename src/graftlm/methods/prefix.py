@@ -11,8 +11,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from graftlm.core.errors import UserError
-from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._method import MethodConfig, needs, needs_table
 from graftlm.methods._peft_prompts import PREFIX_WORDS
 from graftlm.methods._prefixes import deep, ids_of
 from graftlm.sites import Act, Sites
@@ -24,6 +23,7 @@ LEARNING_RATE = 1e-3  # an MLP's every weight moves by it, so that a higher one 
 TRAINS = "keys and values in front of the text in every layer"
 PEFT = PREFIX_WORDS
 STORES = "2 · N · L · d numbers for N layers; the MLP is dropped"
+HIDDEN = 512
 
 
 class PrefixConfig(MethodConfig):
@@ -36,7 +36,7 @@ class PrefixConfig(MethodConfig):
 
     length: PositiveInt = 10
     reparametrisation: Literal["mlp", "none"] = "mlp"
-    hidden: PositiveInt = 512
+    hidden: PositiveInt = HIDDEN
     init: Literal["uniform", "text"] = "uniform"
     text: str = ""
     position_shift: bool = True
@@ -48,13 +48,13 @@ def learning_rate(config: PrefixConfig) -> float:
 
 
 def kept(config: PrefixConfig) -> PrefixConfig:
-    return config.model_copy(update={"reparametrisation": "none", "init": "uniform", "text": ""})
+    return config.model_copy(update={"reparametrisation": "none", "hidden": HIDDEN, "init": "uniform", "text": ""})
 
 
 def acts(config: PrefixConfig, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
-    if config.text and config.init != "text":
-        raise UserError(f'method.text = "{config.text}" needs method.init = text, but it is {config.init}')
+    needs(config, "text", "init", "text")
+    needs(config, "hidden", "reparametrisation", "mlp")
     ids = ids_of(config.text, sites, config.length) if config.init == "text" else None
     return deep(
         sites,

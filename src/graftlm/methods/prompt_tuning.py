@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Generator, Tensor
 
 from graftlm.core.errors import UserError
-from graftlm.methods._method import MethodConfig
+from graftlm.methods._method import MethodConfig, needs
 from graftlm.methods._peft_prompts import PROMPT_WORDS
 from graftlm.methods._prompts import shift_of
 from graftlm.methods._reparametrised import as_it_is, through_mlp
@@ -26,6 +26,7 @@ LEARNING_RATE = 1e-2
 TRAINS = "virtual tokens in front of the text"
 PEFT = PROMPT_WORDS
 STORES = "L · d numbers; an MLP is dropped"
+HIDDEN = 512
 FREQUENT = 5000  # the paper samples among the most frequent words, which come first in its vocabulary
 
 Init = Literal["vocabulary", "uniform", "uniform-positive", "labels", "text", "file"]
@@ -45,7 +46,7 @@ class PromptTuningConfig(MethodConfig):
     labels: tuple[str, ...] = ()
     position_shift: bool = True
     reparametrisation: Literal["none", "mlp", "residual"] = "none"
-    hidden: PositiveInt = 512
+    hidden: PositiveInt = HIDDEN
 
 
 def around_mlp(p: Tensors) -> Tensor:
@@ -53,7 +54,8 @@ def around_mlp(p: Tensors) -> Tensor:
 
 
 def kept(config: PromptTuningConfig) -> PromptTuningConfig:
-    return config.model_copy(update={"reparametrisation": "none", "init": "uniform", "file": ""})
+    plain = {"reparametrisation": "none", "hidden": HIDDEN, "init": "uniform", "text": "", "file": "", "labels": ()}
+    return config.model_copy(update=plain)
 
 
 def with_labels(config: PromptTuningConfig, labels: Sequence[str]) -> PromptTuningConfig:
@@ -62,6 +64,9 @@ def with_labels(config: PromptTuningConfig, labels: Sequence[str]) -> PromptTuni
 
 
 def acts(config: PromptTuningConfig, sites: Sites) -> Sequence[Act]:
+    for option in ("text", "file", "labels"):
+        needs(config, option, "init", option)
+    needs(config, "hidden", "reparametrisation", "mlp", "residual")
     shift = shift_of(config.position_shift, config.length, sites)
     d, k = int(sites.embedding().weight.shape[1]), config.hidden
     start = _start(config, sites, d)

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from graftlm.core.errors import UserError
-from graftlm.methods._method import MethodConfig
+from graftlm.methods._method import MethodConfig, needs
 from graftlm.methods._peft_prompts import PTUNING_WORDS
 from graftlm.methods._prompts import shift_of
 from graftlm.methods._reparametrised import as_it_is
@@ -81,6 +81,7 @@ def kept(config: PtuningConfig) -> PtuningConfig:
 
 
 def acts(config: PtuningConfig, sites: Sites) -> Sequence[Act]:
+    needs(config, "hidden", "encoder", "lstm", "mlp")
     shift = shift_of(config.position_shift, config.length, sites)
     d = int(sites.embedding().weight.shape[1])
     if config.encoder == "none":

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._method import MethodConfig, needs, needs_table
 from graftlm.methods._peft_prompts import PREFIX_WORDS
 from graftlm.methods._prefixes import deep
 from graftlm.sites import Act, Sites
@@ -23,6 +23,7 @@ TRAINS = "keys and values in front of the text in every layer, directly"
 PEFT = PREFIX_WORDS
 STORES = "the keys and values"
 STD = 0.02
+HIDDEN = 512
 
 
 class PtuningV2Config(MethodConfig):
@@ -30,17 +31,18 @@ class PtuningV2Config(MethodConfig):
 
     length: PositiveInt = 20
     reparametrisation: Literal["none", "mlp"] = "none"
-    hidden: PositiveInt = 512
+    hidden: PositiveInt = HIDDEN
     position_shift: bool = True
     dropout: NonNegativeFloat = Field(0.1, lt=1)
 
 
 def kept(config: PtuningV2Config) -> PtuningV2Config:
-    return config.model_copy(update={"reparametrisation": "none"})
+    return config.model_copy(update={"reparametrisation": "none", "hidden": HIDDEN})
 
 
 def acts(config: PtuningV2Config, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
+    needs(config, "hidden", "reparametrisation", "mlp")
     return deep(
         sites,
         length=config.length,

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from graftlm.core.errors import UserError
 from graftlm.methods import _method
 from graftlm.methods._gates import Pooling, gated
-from graftlm.methods._method import MethodConfig, parse
+from graftlm.methods._method import MethodConfig, needs, parse
 from graftlm.methods._peft import PeftWords
 from graftlm.methods._peft_union import united
 from graftlm.sites import Act, Branch, Select, Sites
@@ -67,6 +67,7 @@ def _plain(config: MethodConfig) -> dict[str, Any]:
 
 
 def acts(config: UnionConfig, sites: Sites) -> Sequence[Act]:
+    needs(config, "pooling", "gates", True)
     return joined(config.configs, sites, gates=config.gates, pooling=config.pooling)
 
 

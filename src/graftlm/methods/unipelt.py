@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from graftlm.methods._gates import Pooling
-from graftlm.methods._method import MethodConfig, needs_table
+from graftlm.methods._method import MethodConfig, needs, needs_table
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.lora import LoraConfig
-from graftlm.methods.prefix import PrefixConfig
+from graftlm.methods.prefix import HIDDEN, PrefixConfig
 from graftlm.methods.union import joined
 from graftlm.sites import Act, Sites
 
@@ -41,17 +41,19 @@ class UnipeltConfig(MethodConfig):
     bottleneck: PositiveInt | None = None
     length: PositiveInt = 10
     reparametrisation: Literal["mlp", "none"] = "mlp"
-    hidden: PositiveInt = 512
+    hidden: PositiveInt = HIDDEN
     rank: PositiveInt = 8
     pooling: Pooling = "masked"
 
 
 def kept(config: UnipeltConfig) -> UnipeltConfig:
-    return config.model_copy(update={"reparametrisation": "none"})
+    return config.model_copy(update={"reparametrisation": "none", "hidden": HIDDEN})
 
 
 def acts(config: UnipeltConfig, sites: Sites) -> Sequence[Act]:
     needs_table(config, sites)
+    needs(config, "hidden", "reparametrisation", "mlp")
+    needs(config, "rank", "variant", "apl")
     parts: list[MethodConfig] = [
         AdapterConfig(variant="pfeiffer", bottleneck=config.bottleneck),
         PrefixConfig(

@@ -24,7 +24,7 @@ from graftlm.sites._mixing import mixed
 from graftlm.sites._recording import recorded
 from graftlm.sites._route import Route
 from graftlm.sites._site import Attention, Site
-from graftlm.sites._sites import Sites, is_role
+from graftlm.sites._sites import Sites
 from graftlm.sites._table import ROLES, SPANS, Head
 from graftlm.sites._view import View
 
@@ -48,7 +48,6 @@ __all__ = [
     "Tokens",
     "View",
     "halve",
-    "is_role",
     "kaiming_uniform",
     "keyed_dropout",
     "mixed",
