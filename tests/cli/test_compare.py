@@ -196,3 +196,19 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_written(
         f'error: run "prompt-tuning-seed0" puts 100 virtual tokens before the text, but {model} has 32 positions',
     )
     assert not Path("compared").exists()
+
+
+def test_a_task_whose_metric_is_better_where_it_is_lower_is_not_ranked_upside_down(
+    graftlm: Command, model: str, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftlm.tasks.classification.LOWER_IS_BETTER", ("loss", "accuracy"))
+    flags = ("--methods", "lora", "--lr", "1e-9,0.05", "--out", "c", "-o", "training.epochs=8")
+    status, out, err = graftlm("compare", "--model", model, "--data", data, *flags, "--quiet")
+    assert status == 0, err
+    lines = csv.DictReader(Path("c/results.csv").read_text().splitlines())
+    test = {row["run"].removesuffix("-seed0"): float(row["test"]) for row in lines}
+    least, most = sorted(test, key=lambda name: test[name])
+    assert test[least] < test[most]
+    assert f"{least} reaches test accuracy" in out  # of a method's rates the best on validation is judged
+    page = Path("c/results.tex").read_text()
+    assert page.index(least) < page.index(most)

@@ -45,6 +45,11 @@ class Result:
         return self.state == "done"
 
     @property
+    def lower(self) -> bool:
+        """Whether less of the metric is better."""
+        return bool(self.record.get("lower_is_better", False))
+
+    @property
     def config(self) -> Mapping[str, Any]:
         return self.record["config"]
 
