@@ -187,3 +187,13 @@ def test_an_evaluation_on_another_split_leaves_the_report_its_validation(tmp_pat
             json.dumps({"split": "test", "metrics": {"accuracy": 0.9}, "primary": "accuracy"})
         )
     assert [run.validation for run in results([out])] == [0.5, 0.5]
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 20})
+    for again in (out, tmp_path / "c/../c", out / "runs/lora-shots16-seed0"):
+        with pytest.raises(
+            UserError, match="lora-shots16-seed0 stands in the folders twice; name each comparison or run"
+        ):
+            report([out, again])
+    assert not (out / "report.html").exists()
