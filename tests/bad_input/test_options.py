@@ -26,8 +26,11 @@ CASES = [
     Case(
         "a flag's value of another kind",
         fit("--seed many"),
-        "invalid value for '--seed': Input should be a valid integer",
+        "error: --seed many: input should be a whole number; see graftlm fit --help",
     ),
+    Case("a whole number with a fraction", fit("--seed 1.5"), "error: --seed 1.5: input should be a whole number"),
+    Case("a number behind =", fit("--lr=x"), "error: --lr x: input should be a number; see graftlm fit --help"),
+    Case("an option that is an argument", "methods --name lora", 'error: no option "--name"; '),
     Case("unknown method", fit(method="lroa"), 'no method "lroa"; did you mean "lora"?'),
     Case("LoRA+ as a method", fit(method="lora+"), 'LoRA+ is an option of lora: method "lora" with method.plus=16'),
     Case("several methods", fit(method="lora,bitfit"), "a union is written with +, and compare takes --methods"),
@@ -38,8 +41,15 @@ CASES = [
     option("method.length=4", 'no option "method.length"'),
     option("method.rank=4", 'no option "method.rank"', method="prefix"),
     option("method.rank=0", "option method.rank = 0: input should be greater than 0"),
-    option("method.rank=many", "option method.rank = 'many': input should be a valid integer"),
-    option("method.rank=2.5", "option method.rank = 2.5"),
+    option("method.rank=many", "option method.rank = 'many': input should be a whole number"),
+    option("method.rank=2.5", "option method.rank = 2.5: input should be a whole number"),
+    option("training.trackers=3", "option training.trackers = 3: input should be a list, as [A, B]"),
+    option("training.trackers=[3]", "option training.trackers.0 = 3: input should be a text"),
+    option("training=3", "option training = 3: input should be options as name: value"),
+    option("training.base_dropout=perhaps", "option training.base_dropout = 'perhaps': input should be true or false"),
+    option("training.schedule=3", "option training.schedule = 3: input should be 'linear', 'cosine' or 'constant'"),
+    option("data.columns=3", "option data.columns = 3: input should be options as name: value"),
+    option("data.mark=[a, b, c]", "option data.mark = ['a', 'b', 'c']: 3 are given; at most 2"),
     option(
         "method.rank=1000000000000", "run (lora) would train 128,000,000,000,000 numbers, which take 2,048,000.0 GB"
     ),
@@ -110,6 +120,11 @@ CASES = [
     config("method of another kind", "model: model\ndata: data\nmethod: 3\nout: out\n", "option method = 3"),
     config(
         "data without a path", "model: model\ndata: {shots: 3}\nmethod: lora\nout: out\n", "option data.path is missing"
+    ),
+    Case(
+        "a prompt's options without a template",
+        fit("--calibration pmi --mlm-weight 0.1"),
+        "calibration, mlm_weight are of a prompt, which needs a template too, as --template '{text} It was {mask}.'",
     ),
     Case("no such config", "fit b.yaml", 'no config file "b.yaml"; did you mean "a.yaml"?', {"a.yaml": ""}),
 ]

@@ -9,6 +9,15 @@ from bad_input.cases import Call, Case, fit, lines, refused, write
 
 PAIRS = [{"premise": "a day", "hypothesis": word, "label": word} for word in ("good", "bad")]
 
+
+def evaluate(more: str) -> str:
+    return f"evaluate --model model --data data --template '{{text}} {{mask}}' {more}"
+
+
+def template(more: str) -> str:
+    return f"template --model model --text a {more}"
+
+
 CASES = [
     Case("nothing to ask", "predict run", "give either --text or --file"),
     Case("two sources", "predict run --text a --file b.jsonl", "give either --text or --file"),
@@ -40,6 +49,22 @@ CASES = [
     Case("no text column", "predict run --file a.csv", "a.csv has no text column", {"a.csv": "words\na\n"}),
     Case("answers into a folder", "predict run --text a --to data", "--to data is a folder; name a file"),
     Case("answers nowhere", "predict run --text a --to no/a.jsonl", "--to no/a.jsonl: there is no folder no"),
+    Case("columns of no file", "predict run --text a --columns text=b", "--columns is of the columns of --file"),
+    Case("marks of no file", "predict run --text a --mark a,b", "--mark is of the columns of --file"),
+    Case("best of no candidates", "predict run --text a --top 3", "--top says how many candidates of --rank FILE"),
+    Case(
+        "answers of no run",
+        evaluate('--verbalizer \'{"good": "great", "bad": "sad"}\' --predict'),
+        "--predict writes into a run's folder, and an untrained model has none",
+    ),
+    Case(
+        "calibration of no template",
+        "evaluate --model model --data data --calibration pmi",
+        "calibration is of a prompt, which needs a template too, as --template",
+    ),
+    Case("a template of nothing", template("'{text}'"), 'template "{text}" has no {mask}, where the model says a word'),
+    Case("no room", template("'{text} {mask}' --max-length 0"), "'--max-length'"),
+    Case("a row of no data", template("'{text} {mask}' --row 2 --split test"), "--split, --row: of --data alone"),
     Case("no batch", "predict run --text a --batch-size 0", "'--batch-size'"),
     Case(
         "no room for a text", fit("-o training.max_length=2"), "max_length = 2 leaves no token for a text beside the 2"

@@ -196,3 +196,51 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_written(
         f'error: run "prompt-tuning-seed0" puts 100 virtual tokens before the text, but {model} has 32 positions',
     )
     assert not Path("compared").exists()
+
+
+def test_a_task_whose_metric_is_better_where_it_is_lower_is_not_ranked_upside_down(
+    graftlm: Command, model: str, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftlm.tasks.classification.LOWER_IS_BETTER", ("loss", "accuracy"))
+    flags = ("--methods", "lora", "--lr", "1e-9,0.05", "--out", "c", "-o", "training.epochs=8")
+    status, out, err = graftlm("compare", "--model", model, "--data", data, *flags, "--quiet")
+    assert status == 0, err
+    lines = csv.DictReader(Path("c/results.csv").read_text().splitlines())
+    test = {row["run"].removesuffix("-seed0"): float(row["test"]) for row in lines}
+    least, most = sorted(test, key=lambda name: test[name])
+    assert test[least] < test[most]
+    assert f"{least} reaches test accuracy" in out  # of a method's rates the best on validation is judged
+    page = Path("c/results.tex").read_text()
+    assert page.index(least) < page.index(most)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--resume c --out d", "--resume c and out = d differ; leave --out out"),
+        ("--resume c --methods lora", "--model is missing; --resume DIR alone takes its own options"),
+        ("--out d --formulation prompt", 'error: formulations has "prompt", which needs prompt.template'),
+        ("--out d --calibration pmi", "calibration is of a prompt, which needs a template too"),
+        ("--out d -o methods=3", "option methods = 3: input should be a list, as [A, B]"),
+        ("--out d -o methods=[3]", "option methods.0 = 3: input should be a text or options as name: value"),
+        ("--out d -o methods=[]", "--methods is missing"),
+        ("--out d -o seeds=[]", "option seeds = []: 0 are given; at least 1"),
+        (
+            '--out d -o search={"space":{"method.rank":3}}',
+            "option search.space.method.rank = 3: input should be a list, as [A, B] or options as name: value",
+        ),
+        ("--out d -o training.trackers=[nope]", 'no tracker "nope"; there is aim'),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_and_nothing_is_written(
+    flags: str, said: str, graftlm: Command, model: str, data: str
+) -> None:
+    whole = () if "--resume" in flags else ("--model", model, "--data", data)
+    if "methods" not in flags:
+        whole = (*whole, "--methods", "lora") if whole else ()
+    Path("c").mkdir()
+    status, _, err = graftlm("compare", *whole, *flags.split())
+    assert status == 2
+    assert said in err.splitlines()[-1]
+    assert not Path("d").exists()
+    assert not list(Path("c").iterdir())

@@ -7,7 +7,9 @@ import pytest
 
 import graftlm
 from graftlm import UserError
+from graftlm.core.comparison import CompareConfig
 from graftlm.core.files import read_json
+from graftlm.recipes._search import Trials
 from reliability.runs import Killed, Killing
 
 SPACE = {"training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "method.rank": [2, 4]}
@@ -59,6 +61,18 @@ def test_a_search_that_is_killed_goes_on_with_its_trials(world: Path, tmp_path: 
     [
         ({"method.rnk": [2, 4]}, 'no option "method.rnk"; did you mean "method.rank"?'),
         ({"method.rank": {"low": 2}}, "search.space method.rank: give a list of choices, or low and high"),
+        (
+            {"training.learning_rate": {"low": 0.1, "high": 1, "log": "yes"}},
+            "search.space training.learning_rate: give a list of choices, or low and high, with log or step",
+        ),
+        ({"method.rank": []}, "option search.space = {'method.rank': []}: method.rank has nothing to choose from"),
+        (
+            {"out": ["a", "b"]},
+            "option search.space = {'out': ['a', 'b']}: \"out\" cannot be searched; options of method",
+        ),
+        ({"seed": [1]}, "option search.space = {'seed': [1]}: \"seed\" cannot be searched"),
+        ({"method": ["lora"]}, "option search.space = {'method': ['lora']}: \"method\" cannot be searched"),
+        ({"method.name": ["lora"]}, "option search.space = {'method.name': ['lora']}: \"method.name\" cannot be"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused_before_anything_is_written(
@@ -68,3 +82,46 @@ def test_a_space_that_cannot_be_searched_is_refused_before_anything_is_written(
         graftlm.compare(**_options(world, tmp_path / "c", space=space))
     assert str(error.value).startswith(said)
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("storage", ["nonsense", "sqlite:////nowhere/to/be.db"])
+def test_a_storage_that_cannot_be_opened_is_refused_before_anything_is_written(
+    storage: str, world: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        graftlm.compare(**_options(world, tmp_path / "c", storage=storage))
+    assert str(error.value).startswith(f"search.storage = {storage} cannot be opened (")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_search_without_validation_is_refused(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").write_bytes((world / "data/train.jsonl").read_bytes())
+    with pytest.raises(UserError, match="a search goes by the metric on validation, and the data has no such split"):
+        graftlm.compare(**{**_options(world, tmp_path / "c"), "data": str(tmp_path / "data")})
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "better", "worse"),
+    [
+        ("classification", None, {"loss": 0.9, "accuracy": 0.9}, {"loss": 0.1, "accuracy": 0.1}),
+        ("classification", "loss", {"loss": 0.1, "accuracy": 0.1}, {"loss": 0.9, "accuracy": 0.9}),
+        ("generation", None, {"loss": 0.1}, {"loss": 0.9}),
+        ("regression", "mae", {"loss": 1.0, "mae": 0.1}, {"loss": 1.0, "mae": 0.9}),
+    ],
+)
+def test_a_pruner_stops_the_worse_of_two_trials(
+    task: Any, metric: str | None, better: dict[str, float], worse: dict[str, float], tmp_path: Path
+) -> None:
+    values = {"model": "tiny", "data": "words", "methods": ["lora"], "out": str(tmp_path), "task": task}
+    own = {"space": {"method.rank": [2, 4]}, "trials": 4, "batch": 4, "pruner": "median"}
+    trials = Trials(CompareConfig.parse({**values, "search": own, "training": {"metric": metric}}))
+    with trials.study(tmp_path) as rounds:
+        first, second, third, fourth = next(rounds)
+        for name in (first, second):
+            trials.watch(name, 1, {key: (better[key] + worse[key]) / 2 for key in better})
+            study, trial = trials._trials[name].study, trials._trials[name]
+            study.tell(trial, 0.5)
+        assert trials.watch(third, 1, better) is None
+        assert trials.watch(fourth, 1, worse) == "pruned at step 1"

@@ -163,3 +163,37 @@ def test_one_seed_of_a_metric_that_is_no_mean_over_examples_is_no_winner(tmp_pat
         r"(?<![A-Za-z])-?(inf|nan|Infinity|NaN)\b",
         re.sub(r"<script>.*?</script>", "", path.read_text(), count=1, flags=re.S),
     )
+
+
+def test_where_less_is_better_the_least_is_ranked_first_in_the_page_the_table_and_the_verdict(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"bad": 36, "worse": 38, "best": 2})
+    for path in out.glob("runs/*/run.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "metric": "accuracy", "lower_is_better": True}))
+    path, said = report([out])
+    assert said.startswith("best-shots16 is best: test accuracy 0.062 (95 % interval")
+    assert "below the next, bad-shots16" in said
+    assert not re.search(r"highest|above", said)
+    rows = re.findall(r"<tr class=\"\w*\"><td>(\w+)-shots16</td>", path.read_text("utf-8"))
+    assert rows[:3] == ["best", "bad", "worse"]
+    assert re.findall(r"(\w+)-shots16", (out / "results.tex").read_text()) == ["best", "bad", "worse"]
+
+
+def test_an_evaluation_on_another_split_leaves_the_report_its_validation(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 20})
+    for path in out.glob("runs/*/run.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "validation": {"accuracy": 0.5}}))
+        path.with_name("metrics.json").write_text(
+            json.dumps({"split": "test", "metrics": {"accuracy": 0.9}, "primary": "accuracy"})
+        )
+    assert [run.validation for run in results([out])] == [0.5, 0.5]
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 20})
+    for again in (out, tmp_path / "c/../c", out / "runs/lora-shots16-seed0"):
+        with pytest.raises(
+            UserError, match="lora-shots16-seed0 stands in the folders twice; name each comparison or run"
+        ):
+            report([out, again])
+    assert not (out / "report.html").exists()

@@ -85,3 +85,22 @@ def test_all_right_against_all_wrong_is_a_difference_where_there_are_examples() 
 def test_no_shares_still_give_a_verdict_from_the_seeds() -> None:
     some = judge({"a": Scores(np.array([0.5, 0.6])), "b": Scores(np.array([0.7, 0.9]))})
     assert some.differences[0].low < 0 < some.differences[0].value
+
+
+def test_where_less_is_better_the_verdict_is_that_of_the_turned_numbers() -> None:
+    random = np.random.default_rng(0)
+    drawn = {name: random.normal(mean, 0.02, 4) for name, mean in (("a", 0.3), ("b", 0.5), ("c", 0.4))}
+    found = judge({name: Scores(values) for name, values in drawn.items()}, lower=True)
+    turned = judge({name: Scores(-values) for name, values in drawn.items()})
+    assert found.best == turned.best == "a"
+    assert [d.other for d in found.differences] == [d.other for d in turned.differences] == ["c", "b"]
+    for ours, theirs in zip(found.differences, turned.differences, strict=True):
+        assert ours.value == pytest.approx(theirs.value)
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_the_interval_of_a_mean_error_may_go_beyond_one() -> None:
+    above = np.random.default_rng(0).uniform(2, 4, (2, 100))
+    found = judge({"a": Scores(above.mean(1), np.stack([above, np.ones_like(above)], -1))})
+    low, high = found.intervals["a"]
+    assert 2 < low < above.mean() < high < 4

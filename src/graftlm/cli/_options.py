@@ -51,6 +51,15 @@ def prompt_values(template: str | None, verbalizer: str | None, multi_mask: str 
     return given(template=template, verbalizer=words, **more)
 
 
+def check_prompt(prompt: Any) -> None:
+    """Refuses a prompt's options without a template, which they are of."""
+    if isinstance(prompt, Mapping) and prompt and prompt.get("template") is None:
+        raise UserError(
+            f"{', '.join(prompt)} {'is' if len(prompt) == 1 else 'are'} of a prompt, which needs a template too, as "
+            "--template '{text} It was {mask}.'"
+        )
+
+
 def _text_of(verbalizer: str) -> str:
     """What a verbalizer's flag says, or the file that it names."""
     if verbalizer.lstrip().startswith("{") or not Path(verbalizer).is_file():

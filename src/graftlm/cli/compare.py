@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import given, layered, prompt_values, read_config
+from graftlm.cli._options import check_prompt, given, layered, prompt_values, read_config
 from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,9 +85,13 @@ def compare(
         shots=_listed(shots, "--shots"),
         seeds=seeds,
         together=together,
-        out=str(resume) if resume and out is None else out,
+        out=out,
     )
     values = layered(read_config(config), flags, option or [])
+    if resume is not None and values:
+        values = {"out": str(resume), **values}
+        if Path(values["out"]) != resume:
+            raise UserError(f"--resume {resume} and out = {values['out']} differ; leave --out out")
     hush()
     from graftlm.recipes.compare import compare as job
     from graftlm.recipes.compare import resumed
@@ -97,10 +101,10 @@ def compare(
     else:
         for name in ("model", "data", "methods", "out"):
             if not values.get(name):
-                raise UserError(f"--{name} is missing; see graftlm compare --help")
+                help_ = "--resume DIR alone takes its own options" if resume else "see graftlm compare --help"
+                raise UserError(f"--{name} is missing; {help_}")
+        check_prompt(values.get("prompt"))
         resolved = CompareConfig.parse(values)
-    if resume is not None and Path(resolved.out) != resume:
-        raise UserError(f"--resume {resume} and out = {resolved.out} differ; leave --out out")
     reporter = ConsoleReporter(quiet=quiet)
     job(resolved, reporter, resume=resume is not None, ray=ray)
     _report(Path(resolved.out), reporter)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graftlm.cli._options import data_values, fractions, prompt_values, task_values
+from graftlm.cli._options import check_prompt, data_values, fractions, prompt_values, task_values
 from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def evaluate(
         --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}'
     """
     _check(run, model, data, template or verbalizer or task or multi_mask or calibration)
+    if model is not None and predict:
+        raise UserError("--predict writes into a run's folder, and an untrained model has none; leave it out")
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.config import merged, overrides
     from graftlm.core.settings import DataConfig, precision_of
@@ -83,6 +85,7 @@ def evaluate(
         asked = merged(
             prompt_values(template, verbalizer, multi_mask, calibration=calibration), extra.pop("prompt", {})
         )
+        check_prompt(asked)
         prompt = PromptConfig.parse(asked, where="prompt.")
         options = extra.pop("task", {})
         if extra or not isinstance(options, dict):

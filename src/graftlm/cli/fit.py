@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.cli._options import data_values, fractions, given, layered, prompt_values, read_config
+from graftlm.cli._options import check_prompt, data_values, fractions, given, layered, prompt_values, read_config
 from graftlm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ def _run(values: dict[str, object], quiet: bool) -> None:
     for name in ("model", "data", "method", "out"):
         if not values.get(name):
             raise UserError(f"--{name} is missing; see graftlm fit --help")
+    check_prompt(values.get("prompt"))
     resolved = FitConfig.parse(values)
     hush()
     from graftlm.recipes.fit import fit as job

@@ -25,6 +25,7 @@ from graftlm.core.errors import Stopped, UserError, unknown
 
 FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 INTERRUPTED = 130
+WANTED = {"valid integer": "a whole number", "valid float": "a number", "valid number": "a number"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (fit, compare, report, evaluate, predict, merge, export, import_, template, sites, methods, models):
@@ -76,7 +77,7 @@ def code(arguments: list[str]) -> int:
     except SystemExit as error:
         return _unread() if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
     except Exception as error:
-        mistake = _mistake(error)
+        mistake = _mistake(error, arguments)
         if mistake is not None:
             return _failed(f"error: {' '.join(mistake.splitlines())}", 2)
         traceback.print_exc()
@@ -96,7 +97,7 @@ def _unread() -> int:
     return 0
 
 
-def _mistake(error: Exception) -> str | None:
+def _mistake(error: Exception, arguments: list[str]) -> str | None:
     """What to tell a user whose mistake an error is; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
@@ -105,24 +106,39 @@ def _mistake(error: Exception) -> str | None:
     if any(
         kind.__name__ == "ClickException" for kind in type(error).__mro__
     ):  # typer's own class or click's, by version
-        return _usage(error)
+        return _usage(error, arguments)
     return None
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, arguments: list[str]) -> str:
     """One line for a wrong command line; a command or option that does not exist names the nearest."""
     text = " ".join(str(error.format_message()).split()).rstrip(".")
     context = getattr(error, "ctx", None)
     command: Any = getattr(context, "command", None)
     if type(error).__name__ == "NoSuchOption":
-        return str(
-            unknown("option", error.option_name, [name for part in command.params for name in part.opts] + ["--help"])
-        )
+        return str(unknown("option", error.option_name, _flags(command)))
     named = re.match(r"No such command '(.*?)'", text)
     if named:
         return str(unknown("command", named[1], command.commands))
     where = f"; see {context.command_path} --help" if context is not None else ""
+    wanted = next((kind for sign, kind in WANTED.items() if sign in text), None)
+    flags = [name for name in getattr(getattr(error, "param", None), "opts", ()) if name.startswith("-")]
+    if wanted is not None and flags:
+        return f"{flags[0]} {_given(arguments, flags)}: input should be {wanted}{where}"
     return text[:1].lower() + text[1:] + where
+
+
+def _flags(command: Any) -> list[str]:
+    return [name for part in command.params for name in part.opts if name.startswith("-")] + ["--help"]
+
+
+def _given(arguments: list[str], flags: list[str]) -> str:
+    """The value that stands behind a flag."""
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name in flags:
+            return value if equals else "".join(arguments[place + 1 : place + 2])
+    return ""
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def predict(
     rank: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Candidates; each text's nearest ones, by a run of matching.")
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", help="How many candidates --rank gives.", min=1)] = 10,
+    top: Annotated[
+        int | None, typer.Option(metavar="N", help="How many candidates --rank gives; 10 by default.", min=1)
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of its task: task.beams=4.")
     ] = None,
@@ -54,6 +56,10 @@ def predict(
       graftlm predict runs/tweets --text "what a day :)" --text "not again"
     """
     _check(text or [], text_pair or [], file, to)
+    if file is None and rank is None and (columns or mark):
+        raise UserError(f"--{'columns' if columns else 'mark'} is of the columns of --file; a --text has none")
+    if top is not None and rank is None:
+        raise UserError("--top says how many candidates of --rank FILE are given; name that file too")
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.settings import precision_of
 
@@ -79,7 +85,7 @@ def predict(
     if rank is not None:
         from graftlm.tasks import read_candidates
 
-        answers = predictor.rank(inputs, read_candidates(rank, found), top, batch_size, reporter)
+        answers = predictor.rank(inputs, read_candidates(rank, found), top or 10, batch_size, reporter)
     else:
         answers = predictor.predict(inputs, batch_size, reporter)
     rows = [_named(given, answer) for given, answer in zip(inputs, answers, strict=True)]

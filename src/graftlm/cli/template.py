@@ -14,13 +14,19 @@ def template(
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="A folder of splits, a file, a datasets name.")
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Which split.")] = "train",
-    row: Annotated[int, typer.Option(metavar="N", help="Which example, from 1.", min=1)] = 1,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Which split; train by default.")] = None,
+    row: Annotated[
+        int | None, typer.Option(metavar="N", help="Which example, from 1, which is the default.", min=1)
+    ] = None,
     text: Annotated[str | None, typer.Option(metavar="TEXT", help="A text in place of --data.")] = None,
     text_pair: Annotated[str | None, typer.Option(metavar="TEXT", help="The second text of a pair.")] = None,
-    task: Annotated[str, typer.Option(metavar="NAME", help="What the data is for.")] = "classification",
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the data is for; classification by default.")
+    ] = None,
     columns: Annotated[str | None, typer.Option(metavar="OURS=THEIRS,…", help="As text=body,label=stars.")] = None,
-    max_length: Annotated[int | None, typer.Option(metavar="N", help="Cut to N tokens, as training would.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(metavar="N", help="Cut to N tokens, as training would.", min=1)
+    ] = None,
 ) -> None:
     """Show what a template becomes of an example.
 
@@ -36,6 +42,12 @@ def template(
 
     if (data is None) == (text is None):
         raise UserError("give either --data or --text")
+    if data is not None and text_pair is not None:
+        raise UserError("--text-pair goes with --text; --data has the second texts itself")
+    of_data = {"--split": split, "--row": row, "--columns": columns}
+    if data is None and (used := [name for name, value in of_data.items() if value is not None]):
+        raise UserError(f"{', '.join(used)}: of --data alone; leave it out with --text")
+    split, row, task = split or "train", row or 1, task or "classification"
     prompt = PromptConfig.parse({"template": template, "verbalizer": {"": ""}}, where="prompt.")
     hush()
     from graftlm.core.example import Example

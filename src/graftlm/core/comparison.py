@@ -16,6 +16,7 @@ from graftlm.core.settings import SEEDS, DataConfig, FitConfig, HeadConfig, Name
 SHORT = {"rank": "r", "variant": "", "reparametrisation": "mlp_"}
 LONG = 80  # letters of a method with its options in a run's name
 RUNS = "runs"
+SEARCHED = ("method", "training", "data", "head", "prompt", "task")
 
 
 class SearchConfig(Config):
@@ -34,6 +35,17 @@ class SearchConfig(Config):
     pruner: Literal["none", "halving", "median", "hyperband"] = "none"
     storage: str | None = None
     seed: NonNegativeInt = Field(default=0, lt=SEEDS)
+
+    @field_validator("space")
+    @classmethod
+    def _searchable(cls, space: Mapping[str, Any]) -> Mapping[str, Any]:
+        for path, choice in space.items():
+            part, _, name = path.partition(".")
+            if part not in SEARCHED or not name or path in ("method.name", "task.name"):
+                raise ValueError(f'"{path}" cannot be searched; options of {", ".join(SEARCHED)} can, as method.rank')
+            if not choice:
+                raise ValueError(f"{path} has nothing to choose from; give a list of choices, or low and high")
+        return space
 
 
 class CompareConfig(Config):

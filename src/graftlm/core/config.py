@@ -11,6 +11,11 @@ from typing_extensions import Self
 from graftlm.core.errors import UserError, unknown
 
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+KINDS = {"tuple": "a list, as [A, B]", "list": "a list, as [A, B]", "is": "a list, as [A, B]", "string": "a text"}
+KINDS |= {"dict": "options as name: value", "model": "options as name: value", "bool": "true or false"}
+KINDS |= {"int": "a whole number", "float": "a number"}
+"""What pydantic's types of errors, as int_parsing and int_type, want."""
+PARTS = ("str", "int", "float", "bool")  # of a union, which pydantic names in an error's place, as dict[str,any] too
 SHORT = Repr()  # says little of a value whose text would be long, or without end
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
 
@@ -46,7 +51,7 @@ class Config(BaseModel):
     def _explained(cls, errors: Sequence[Any], where: str) -> UserError:
         """The first error, unknown keys before bad values, with the nearest known key beside an unknown one."""
         first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
-        path = [str(part) for part in first["loc"]]
+        path = _path(first)
         key = where + ".".join(path)
         if first["type"] == "extra_forbidden":
             parents, owner = path[:-1], cls
@@ -59,9 +64,27 @@ class Config(BaseModel):
             return unknown("option", key, [before + name for name in owner.model_fields])
         if first["type"] == "missing":
             return UserError(f"option {key} is missing")
-        message = str(first["msg"]).removeprefix("Value error, ")
+        message = " or ".join(dict.fromkeys(_wanted(error) for error in errors if _path(error) == path))
+        message = message.replace(" or input should be ", " or ")
         given = SHORT.repr(first["input"])[:80]
-        return UserError(f"option {key.rstrip('.') or 'values'} = {given}: {message[:1].lower()}{message[1:]}")
+        return UserError(f"option {key.rstrip('.')} = {given}: {message}" if key.rstrip(".") else message)
+
+
+def _path(error: Any) -> list[str]:
+    """Where an error is, without the parts of a union."""
+    return [str(part) for part in error["loc"] if part not in PARTS and "[" not in str(part)]
+
+
+def _wanted(error: Any) -> str:
+    """What would have been right."""
+    kind, _, how = str(error["type"]).partition("_")
+    if kind in KINDS and how in ("type", "parsing", "from_float", "instance_of"):
+        return f"input should be {KINDS[kind]}"
+    if error["type"] in ("too_short", "too_long"):
+        most, least = error["ctx"].get("max_length"), error["ctx"].get("min_length")
+        return f"{error['ctx']['actual_length']} are given; " + (f"at least {least}" if least else f"at most {most}")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,11 @@ class Result:
     @property
     def done(self) -> bool:
         return self.state == "done"
+
+    @property
+    def lower(self) -> bool:
+        """Whether less of the metric is better."""
+        return bool(self.record.get("lower_is_better", False))
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -128,6 +134,9 @@ def results(folders: Sequence[Path]) -> list[Result]:
     found = [own for folder in folders for own in _of(folder)]
     if not found:
         raise UserError(f"no runs in {', '.join(map(str, folders))}; report takes the folders of comparisons or runs")
+    homes = Counter(run.folder.resolve() for run in found)
+    if again := [run.folder for run in found if homes[run.folder.resolve()] > 1]:
+        raise UserError(f"run {again[0]} stands in the folders twice; name each comparison or run once")
     twice = _ambiguous(found)
     return [replace(run, setting=f"{_home(run)}/{run.setting}") if run.setting in twice else run for run in found]
 

@@ -123,8 +123,9 @@ def check_target(template: Template) -> Template:
     """What stands before {target}; refuses a template that does not end with it, or has a mask."""
     *before, last = template.pieces or (None,)
     if template.masks or last != Field(TARGET) or None in before:
+        lacks = "" if template.masks else "has no {mask}, where the model says a word, and "
         raise UserError(
-            f'template "{template}" does not end with {{target}}, where the model writes, as in '
+            f'template "{template}" {lacks}does not end with {{target}}, where the model writes, as in '
             '"{text} Summary: {target}"'
         )
     opening = joined([piece for piece in before if piece is not None])

@@ -1,5 +1,6 @@
 """Accelerate, set up for one run."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,13 +20,7 @@ def accelerator_of(config: FitConfig, casts: bool) -> Accelerator:
 
     Only weights that are trained in place are cast to bf16 step by step (`casts`); a frozen base is bf16 itself.
     """
-    known = set(_tracker_names())
-    installed = {str(tracker.value) for tracker in get_available_trackers()}
-    for name in config.training.trackers:
-        if name not in known:
-            raise unknown("tracker", name, known)
-        if name not in installed:
-            raise UserError(f"tracker {name} is not installed; pip install it, or leave training.trackers out")
+    check_trackers(config.training.trackers)
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
         return Accelerator(
@@ -36,6 +31,17 @@ def accelerator_of(config: FitConfig, casts: bool) -> Accelerator:
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"trackers = {', '.join(config.training.trackers)}: {error}") from None
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses a tracker that does not exist, or is not installed."""
+    known = set(_tracker_names())
+    installed = {str(tracker.value) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise unknown("tracker", name, known)
+        if name not in installed:
+            raise UserError(f"tracker {name} is not installed; pip install it, or leave training.trackers out")
 
 
 def _tracker_names() -> list[str]:

@@ -50,6 +50,8 @@ def save(
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "stopped": outcome.stopped,
+        "validation": best,
+        "lower_is_better": primary in model.task.LOWER_IS_BETTER,
         "passes_per_batch": outcome.pieces,
         "timing": {
             "total_seconds": round(folder.seconds, 3),

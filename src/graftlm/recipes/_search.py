@@ -8,9 +8,9 @@ from typing import Any
 from graftlm import tasks
 from graftlm.core.comparison import CompareConfig, SearchConfig, label
 from graftlm.core.errors import UserError
-from graftlm.core.files import read_json
 from graftlm.core.results import result
 from graftlm.core.settings import FitConfig
+from graftlm.training import first_line
 
 STORE = "search.sqlite3"
 
@@ -21,9 +21,12 @@ class Trials:
     def __init__(self, config: CompareConfig):
         assert config.search is not None
         self.config, self.search, self.optuna = config, config.search, _optuna()
-        metric = config.training.metric
-        name = config.task if isinstance(config.task, str) else str(config.task["name"])
-        self.metric, self.down = metric, metric in tasks.task(name).LOWER_IS_BETTER
+        given = {"name": config.task} if isinstance(config.task, str) else config.task
+        problem = tasks.parse({k: v for k, v in given.items() if k != "name"}, given.get("name", "classification"))
+        self.metric, self.lower = config.training.metric, problem.module.LOWER_IS_BETTER
+        self.down = (self.metric or problem.module.measures(problem)[0]) in self.lower
+        self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
+        self._storage: Any = None
         self._trials: dict[str, Any] = {}
         self._evaluations: dict[str, int] = {}
 
@@ -39,11 +42,21 @@ class Trials:
         choices = found if not isinstance(found, Mapping) else ()
         return [self.config.trial(self.config.methods[0], 0, {"prompt.template": text})[1] for text in choices]
 
+    def open(self) -> None:
+        """Opens the storage that was named, so that one that cannot be is refused before anything is written."""
+        address = self.search.storage
+        try:
+            self._storage = self.optuna.storages.get_storage(address) if address else None
+        except Exception as error:  # whatever SQLAlchemy or a driver raises
+            raise UserError(
+                f"search.storage = {address} cannot be opened ({first_line(error)}); write it as sqlite:///FILE, or "
+                "leave it out"
+            ) from None
+
     @contextmanager
     def study(self, out: Path) -> Iterator[Iterator[dict[str, FitConfig]]]:
         """Rounds of runs to train, until each method has its trials; what was left running comes first."""
-        self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
-        storage = self.search.storage or f"sqlite:///{(out / STORE).resolve()}"
+        storage = self._storage or f"sqlite:///{(out / STORE).resolve()}"
         studies = [
             self.optuna.create_study(
                 storage=storage,
@@ -58,11 +71,14 @@ class Trials:
         yield self._rounds(studies)
 
     def watch(self, run: str, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Reports an evaluation; gives a reason to stop where the pruner finds one."""
+        """Reports an evaluation; gives a reason to stop where the pruner finds one.
+
+        Where evaluations hold the loss alone, as those of a task that writes texts, it stands for the metric.
+        """
         trial, place = self._trials[run], self._evaluations.get(run, 0) + 1
         self._evaluations[run] = place
-        value = metrics.get(self.metric) if self.metric else next(iter(self._first(metrics).values()))
-        trial.report(value, place)
+        name = self.metric or next(iter(self._first(metrics)))
+        trial.report(metrics[name] if (name in self.lower) == self.down else -metrics[name], place)
         return f"pruned at step {step}" if trial.should_prune() else None
 
     def _first(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -95,15 +111,15 @@ class Trials:
         elif str(found.record["stopped"]).startswith("pruned"):
             study.tell(trial, state=states.PRUNED)
         else:
-            metrics = read_json(folder / "metrics.json", "run's metrics")["metrics"]
-            study.tell(trial, metrics[self.metric] if self.metric else found.validation)
+            study.tell(trial, found.record["validation"][self.metric or found.metric])
 
 
 def _suggested(trial: Any, path: str, choice: Any) -> Any:
     """A value of an option, drawn by Optuna."""
     if not isinstance(choice, Mapping):
         return trial.suggest_categorical(path, list(choice))
-    if not {"low", "high"} <= choice.keys() <= {"low", "high", "log", "step"}:
+    known = {"low", "high"} <= choice.keys() <= {"low", "high", "log", "step"}
+    if not known or not isinstance(choice.get("log", False), bool):
         raise UserError(f"search.space {path}: give a list of choices, or low and high, with log or step")
     whole = all(isinstance(choice[name], int) for name in ("low", "high"))
     try:

@@ -17,11 +17,12 @@ from graftlm.core.lock import Lock
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.results import results
 from graftlm.methods import acts
+from graftlm.recipes._accelerator import check_trackers
 from graftlm.recipes._cluster import Cluster
 from graftlm.recipes._group import Comparing
 from graftlm.recipes._planned import Here, Planned
 from graftlm.recipes._room import room_for
-from graftlm.recipes._run import fields_of_all, read_all
+from graftlm.recipes._run import Run, fields_of_all, read_all
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
 from graftlm.recipes._signals import Stopper
@@ -57,7 +58,11 @@ def compare(
     base = load_base(config.model, head=first[0].base_head)
     sites = base.sites()
     for run in first:
+        check_trackers(run.config.training.trackers)
         room_for(base, sites, acts(run.method, sites), run.name)
+    if trials is not None:
+        _searchable(first[0])
+        trials.open()
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
     with ExitStack() as stack:
         cluster = stack.enter_context(_cluster(ray, config)) if ray is not None else None
@@ -99,6 +104,14 @@ def _cluster(address: str, config: CompareConfig) -> Cluster:
             "elsewhere; leave one of them out"
         )
     return Cluster(address)
+
+
+def _searchable(run: Run) -> None:
+    if not run.data.splits.get("validation"):
+        raise UserError(
+            "a search goes by the metric on validation, and the data has no such split; cut one file with data.split, "
+            "or take data.shots"
+        )
 
 
 def _claim(config: CompareConfig, out: Path, resume: bool) -> None:

@@ -43,6 +43,16 @@ class Setting:
         config["data"] = {**config["data"], "shots": None}
         return json.dumps(config, sort_keys=True)
 
+    @property
+    def lower(self) -> bool:
+        """Whether less of the metric is better."""
+        return any(run.lower for run in self.runs)
+
+    def goodness(self, split: str) -> float:
+        """The mean of the metric, with its sign turned where less is better; −inf without a value."""
+        values = self.values(split)
+        return (-mean(values) if self.lower else mean(values)) if values else -math.inf
+
     def values(self, split: str) -> list[float]:
         """The first metric on a split, a number a seed that has one."""
         found = [run.validation if split == "validation" else run.test for run in self.done]
@@ -92,12 +102,7 @@ def _alike(runs: Sequence[Result]) -> None:
 
 def ranked(found: Sequence[Setting]) -> list[Setting]:
     """The best first, by test or else validation; those without a result last."""
-
-    def key(setting: Setting) -> tuple[float, float]:
-        means = [setting.spread(split) for split in ("test", "validation")]
-        return (means[0][0] if means[0] else -np.inf, means[1][0] if means[1] else -np.inf)
-
-    return sorted(found, key=key, reverse=True)
+    return sorted(found, key=lambda one: (one.goodness("test"), one.goodness("validation")), reverse=True)
 
 
 def compared(found: Sequence[Setting]) -> list[Setting]:
@@ -108,9 +113,8 @@ def compared(found: Sequence[Setting]) -> list[Setting]:
     for setting in tested:
         if (setting.shots or 0) != most:
             continue
-        own, other = setting.spread("validation"), best.get(setting.kind)
-        before = other.spread("validation") if other else None
-        if other is None or (own is not None and before is not None and own[0] > before[0]):
+        other = best.get(setting.kind)
+        if other is None or setting.goodness("validation") > other.goodness("validation"):
             best[setting.kind] = setting
     return list(best.values())
 
@@ -118,7 +122,7 @@ def compared(found: Sequence[Setting]) -> list[Setting]:
 def verdict(found: Sequence[Setting]) -> Verdict | None:
     """The verdict on what can be compared; None where nothing was tested."""
     scores = {setting.name: own for setting in compared(found) if (own := setting.scores()) is not None}
-    return judge(scores) if scores else None
+    return judge(scores, lower=any(setting.lower for setting in found)) if scores else None
 
 
 def sentence(found: Sequence[Setting], own: Verdict | None) -> str:
@@ -133,11 +137,12 @@ def sentence(found: Sequence[Setting], own: Verdict | None) -> str:
 
 
 def _sentence(found: Sequence[Setting], own: Verdict) -> str:
-    metric = next(setting.first.metric for setting in found if setting.name == own.best)
+    best = next(setting for setting in found if setting.name == own.best)
+    metric, most, above = best.first.metric, *(("lowest", "below") if best.lower else ("highest", "above"))
     low, high = own.intervals[own.best]
     if any(math.isinf(difference.low) for difference in own.differences):
         return (
-            f"{own.best} has the highest test {metric} {own.means[own.best]:.3f}, but how much of that is chance "
+            f"{own.best} has the {most} test {metric} {own.means[own.best]:.3f}, but how much of that is chance "
             "cannot be told; more seeds would show it."
         )
     if math.isinf(low):
@@ -149,7 +154,7 @@ def _sentence(found: Sequence[Setting], own: Verdict) -> str:
     if not near:
         next_ = own.differences[0]
         return (
-            f"{own.best} is best: {value}, {next_.value:.3f} above the next, {next_.other} "
+            f"{own.best} is best: {value}, {next_.value:.3f} {above} the next, {next_.other} "
             f"(95 % interval {next_.low:.3f} to {next_.high:.3f}, allowing for {_pairs(own.pairs)})."
         )
     names = [difference.other for difference in near]
@@ -158,7 +163,7 @@ def _sentence(found: Sequence[Setting], own: Verdict) -> str:
         listed = f"{', '.join(names[:2])} and {len(names) - 2} others"
     next_ = near[0]
     return _signed(
-        f"No single winner: {own.best} has the highest {value}, but {listed} cannot be told from it; it is ahead of "
+        f"No single winner: {own.best} has the {most} {value}, but {listed} cannot be told from it; it is ahead of "
         f"{next_.other} by {next_.value:.3f} (95 % interval {next_.low:.3f} to {next_.high:.3f}, "
         f"allowing for {_pairs(own.pairs)})."
     )

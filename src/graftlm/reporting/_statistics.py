@@ -62,8 +62,8 @@ class Verdict:
     examples: int
 
 
-def judge(scores: Mapping[str, Scores], draws: int = DRAWS, seed: int = 0) -> Verdict:
-    """The verdict on settings that were tested on the same examples; those with a metric of None are left out."""
+def judge(scores: Mapping[str, Scores], draws: int = DRAWS, seed: int = 0, *, lower: bool = False) -> Verdict:
+    """The verdict on settings that were tested on the same examples; `lower`: less of the metric is better."""
     names = list(scores)
     means = np.array([scores[name].values.mean() for name in names])
     errors = replicates(scores, draws, np.random.default_rng(seed))
@@ -71,7 +71,7 @@ def judge(scores: Mapping[str, Scores], draws: int = DRAWS, seed: int = 0) -> Ve
     low, high = np.percentile(errors, [tail, 100 - tail], axis=0)
     unknown = np.array([_few(own) for own in scores.values()]) & ~errors.any(0)
     low[unknown], high[unknown] = -np.inf, np.inf
-    best = int(means.argmax())
+    best = int(means.argmin() if lower else means.argmax())
     widths, largest = _largest(errors)
     widths[unknown], widths[:, unknown] = np.inf, np.inf
     limit = float(np.quantile(largest, LEVEL)) if len(names) > 1 else 0.0
@@ -95,8 +95,12 @@ def _few(own: Scores) -> bool:
 
 
 def _interval(own: Scores, low: float, high: float) -> tuple[float, float]:
-    """A fraction lies from 0 to 1."""
-    return (max(0.0, float(low)), min(1.0, float(high))) if own.shares is not None else (float(low), float(high))
+    """The interval within what a fraction can be: from 0 where no share is negative, to 1 where none is above it."""
+    if own.shares is None:
+        return float(low), float(high)
+    above, below = own.shares[..., 0], own.shares[..., 1]
+    least, most = 0.0 if (above >= 0).all() else -np.inf, 1.0 if (above <= below).all() else np.inf
+    return max(least, float(low)), min(most, float(high))
 
 
 def replicates(scores: Mapping[str, Scores], draws: int, random: np.random.Generator) -> Array:
@@ -158,7 +162,7 @@ def _largest(errors: Array) -> tuple[Array, Array]:
 def _difference(
     names: list[str], means: Array, widths: Array, largest: Array, limit: float, best: int, place: int
 ) -> Difference:
-    value, width = float(means[best] - means[place]), float(widths[best, place])
+    value, width = float(abs(means[best] - means[place])), float(widths[best, place])
     beyond = int((largest >= value / width).sum()) if width > 0 else len(largest) * (value == 0)
     reach = limit * width if np.isfinite(width) else np.inf
     return Difference(names[place], value, value - reach, value + reach, (beyond + 1) / (len(largest) + 1))
