@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def _exact(name: str, head: str | None = None) -> Base:
     base = load_base(name, head=head)
     base.model.double()
     return base
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def _stored(run: Path) -> dict[str, torch.Tensor]:
@@ -110,6 +115,25 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_bits(steps: int, world:
     assert {path: path.stat().st_mtime_ns for path in done} == kept
     assert bool(done) == (steps > 5)
     assert not (tmp_path / "killed/groups/0").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_comparison_does_not_go_on_with_other_data(split: str, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "own")
+    data = tmp_path / "own/data"
+    if not (data / "test.jsonl").exists():
+        shutil.copy(data / "validation.jsonl", data / "test.jsonl")
+    graftlm.compare(**_options(tmp_path / "own", tmp_path / "c", ["head", "bitfit"], max_steps=2))
+    shutil.rmtree(tmp_path / "c/runs/bitfit-seed0")
+    before = _times(tmp_path / "c")
+    kept = (data / f"{split}.jsonl").read_text()
+    (data / f"{split}.jsonl").write_text(kept.replace("w", "w1", 1))
+    with pytest.raises(graftlm.UserError, match=r"runs/head-seed0 was started on another state of the data .* --out"):
+        graftlm.compare(out=str(tmp_path / "c"), resume=True)
+    assert _times(tmp_path / "c") == before
+    (data / f"{split}.jsonl").write_text(kept)
+    graftlm.compare(out=str(tmp_path / "c"), resume=True)
+    assert (tmp_path / "c/runs/bitfit-seed0/adapter").is_dir()
 
 
 def test_ctrl_c_saves_a_comparison_and_leaves_with_130(commands: Commands, world: Path, tmp_path: Path) -> None:

@@ -46,12 +46,7 @@ def fingerprint(data: TaskData) -> str:
 
 def compare(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], reporter: Reporter) -> None:
     """Refuses what would make the run another one, and warns of what may change its last bits."""
-    for part, what in (("base", "base model's weights or config"), ("data", "data")):
-        if old[part] != new[part]:
-            raise UserError(
-                f"{out} was started on another state of the {what} than there is now; put it back as it was, or "
-                "train anew with --overwrite"
-            )
+    check_same(out, old, new, "with --overwrite")
     for part in ("versions", "machine"):
         for name, value in new[part].items():
             if old[part].get(name) != value:
@@ -59,6 +54,16 @@ def compare(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], reporter:
                     f"{out} was started with {name} {old[part].get(name)}, here it is {value}; the result may differ "
                     "from that of a run that was never interrupted"
                 )
+
+
+def check_same(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], anew: str) -> None:
+    """Refuses to go on with `out` on another base or other data; `anew` says how to train afresh."""
+    for part, what in (("base", "base model's weights or config"), ("data", "data")):
+        if old[part] != new[part]:
+            raise UserError(
+                f"{out} was started on another state of the {what} than there is now; put it back as it was, or "
+                f"train anew {anew}"
+            )
 
 
 @contextmanager

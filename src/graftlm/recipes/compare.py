@@ -9,26 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftlm.checkpoint import load_base
-from graftlm.core.comparison import CompareConfig
+from graftlm.checkpoint import Base, load_base
+from graftlm.core.comparison import RUNS, CompareConfig
 from graftlm.core.errors import UserError
 from graftlm.core.files import read_json, sweep, write_json, writing
 from graftlm.core.lock import Lock
 from graftlm.core.reporter import Reporter, Silent
-from graftlm.core.results import results
+from graftlm.core.results import result, results
 from graftlm.methods import acts
 from graftlm.recipes._accelerator import check_trackers
 from graftlm.recipes._cluster import Cluster
 from graftlm.recipes._group import Comparing
+from graftlm.recipes._origin import check_same, fingerprint
 from graftlm.recipes._planned import Here, Planned
 from graftlm.recipes._room import room_for
 from graftlm.recipes._run import Run, fields_of_all, read_all
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
 from graftlm.recipes._signals import Stopper
-from graftlm.recipes._tested import keep_test, test_of
+from graftlm.recipes._tested import Test, keep_test, test_of
 
 CONFIG = "compare.json"
+ANEW = "into another --out"
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,14 @@ def compare(
     with ExitStack() as stack:
         cluster = stack.enter_context(_cluster(ray, config)) if ray is not None else None
         _claim(config, out, resume)
+        test = test_of(first[0], fields)
+        if resume:
+            _check_unchanged(out, first, base, test)
         lock = stack.enter_context(Lock(out))
         stack.enter_context(stopper)
         sweep(out)
         write_json(out / CONFIG, config.model_dump(mode="json"))
-        own = Comparing(out, lock, test_of(first[0], fields), stopper, reporter, fields=fields)
+        own = Comparing(out, lock, test, stopper, reporter, fields=fields)
         keep_test(own.test, out)
         if cluster is not None:
             cluster.join(own, first[0])
@@ -112,6 +117,18 @@ def _searchable(run: Run) -> None:
             "a search goes by the metric on validation, and the data has no such split; cut one file with data.split, "
             "or take data.shots"
         )
+
+
+def _check_unchanged(out: Path, runs: Sequence[Run], base: Base, test: Test | None) -> None:
+    """Refuses to go on where a run that ended was trained or tested on something else than there is now."""
+    for run in runs:
+        found = result(out / RUNS / run.name)
+        if found is None or not found.done:
+            continue
+        now = {"base": base.fingerprint, "data": fingerprint(run.data)}
+        check_same(found.folder, found.record, now, ANEW)
+        if tested := found.record.get("test"):
+            check_same(found.folder, {**now, "data": tested["data"]}, {**now, "data": test and test.fingerprint}, ANEW)
 
 
 def _claim(config: CompareConfig, out: Path, resume: bool) -> None:
