@@ -28,6 +28,7 @@ from prompts.test_families import made
 SHORT = {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-2}
 VERBALIZER = '{"a": ["w1", "w3"], "b": {"w2": 3, "w4": 1}}'
 PROMPT = {"template": "{text} w5 {mask}", "verbalizer": json.loads(VERBALIZER)}
+SOFT, TABLE = {**PROMPT, "template": "{soft} {mask}"}, {"name": "prompt-tuning"}
 CUT = {"train": 0.5, "validation": 0.25, "test": 0.25}
 
 
@@ -201,6 +202,8 @@ def test_a_run_with_a_hard_template_is_merged_by_none_and_exported_where_peft_ha
         ({"prompt": {**PROMPT, "verbalizer": {"a": "w1"}}}, 'the verbalizer has no word for the label "b"'),
         ({"prompt": {**PROMPT, "verbalizer": {"a": "w1", "b": []}}}, "the words of b are a text, a list of texts"),
         ({"prompt": {**PROMPT, "soft": "lora", "template": "{soft} {mask}"}}, "prompt.soft"),
+        ({"prompt": {**SOFT, "soft": {**TABLE, "length": 5}}}, "prompt.soft.length = 5 means nothing: a template says"),
+        ({"prompt": {**SOFT, "soft": {**TABLE, "position_shift": False}}}, "prompt.soft.position_shift = false means"),
         ({"prompt": {"template": "{text} {mask}"}}, "option prompt.verbalizer is missing"),
         ({"prompt": {**PROMPT, "soft": "instance-prompt", "template": '{"soft": "w1"} {mask}'}}, "start from no words"),
     ],

@@ -39,7 +39,13 @@ def soft_pieces(lexicon: Lexicon, given: Mapping[str, Any], first: int) -> SoftP
         size += count
     if not size:
         return SoftPieces({}, None, given)
+    if "length" in options:
+        raise UserError(
+            f"prompt.soft.length = {options['length']} means nothing: a template says how many, as {{soft:3}}"
+        )
     config = methods.parse(method, {**options, "length": size}, where="prompt.soft.")
+    if not getattr(config, "position_shift", True):
+        raise UserError("prompt.soft.position_shift = false means nothing: a template's virtual tokens have its places")
     acts = methods.acts(config, sites)
     if len(acts) != 1 or not isinstance(acts[0], Tokens):
         raise UserError(
