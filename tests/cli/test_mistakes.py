@@ -27,7 +27,7 @@ def _fit(model: str, data: str, *more: str, without: str = "") -> list[str]:
         ("fitt", 'no command "fitt"; did you mean "fit"?'),
         ("fit --modle x", 'no option "--modle"; did you mean "--model"?'),
         ("fit -x 1", 'no option "-x"; did you mean "-o"?'),
-        ("fit --seed some", "'--seed'"),
+        ("fit --seed some", "--seed some: input should be a whole number"),
         ("fit --model", "'--model' requires an argument"),
         ("fit", "--model is missing; see graftlm fit --help"),
         ("fit --columns text", '--columns "text": write it as name=value,name=value'),

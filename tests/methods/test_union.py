@@ -155,13 +155,13 @@ def test_what_cannot_be_united_is_refused_by_name(parts: list[object], options: 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"parts": ["lora"]}, "option method.parts = ['lora']: tuple should have at least 2 items"),
+        ({"parts": ["lora"]}, "option method.parts = ['lora']: 1 are given; at least 2"),
         ({"parts": ["lora", "prefxi"]}, 'no method "prefxi"; did you mean "prefix"?'),
         ({"parts": ["lora", {"rank": 4}]}, "method.parts.1 needs a name"),
         ({"parts": ["lora", {"name": "prefix", "lenght": 4}]}, 'no option "method.parts.1.lenght"'),
         ({"parts": ["lora", "lora+prefix"]}, "method.parts.1 is a union itself"),
         ({"parts": ["lora", {"name": "union", "parts": []}]}, "method.parts.1 is a union itself"),
-        ({"parts": "lora"}, "option method.parts = ['lora']: tuple should have at least 2 items"),
+        ({"parts": "lora"}, "option method.parts = ['lora']: 1 are given; at least 2"),
         ({}, "option method.parts is missing"),
     ],
 )
