@@ -109,6 +109,7 @@ def test_predict_reads_a_file_and_keeps_ids(run: Path, graftlm: Command) -> None
     ("content", "ids"),
     [
         ("the day is sad poor\n\nthe day is fine good\n", [None, None]),
+        ("the day is sad\u2028poor\r\nthe day\x85is fine\x0bgood", [None, None]),
         ('{"text": "the day is sad poor", "id": 7}\n{"text": "the day is fine good", "id": 8}', ["7", "8"]),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,37 @@ def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
         ):
             report([out, again])
     assert not (out / "report.html").exists()
+
+
+def test_texts_may_hold_every_line_separator_that_unicode_has(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"a": 30, "b": 20})
+    rows = [{"text": f"one\u2028two\x85three\x0b\x1c{place}", "true": LABELS[place % 2]} for place in range(40)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (out / "examples.jsonl").write_text(text, encoding="utf-8", newline="\n")
+    path, _ = report([out])
+    assert "one\u2028two\x85three" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("test.jsonl", lambda text: text.partition("\n")[2], "has 39 answers to the 40 test examples of run.json"),
+        (
+            "test.jsonl",
+            lambda text: text.replace('"answer"', '"said"', 1),
+            "has a line without an answer and its share",
+        ),
+        ("test.jsonl", lambda text: "[1]\n" + text, "has a line that is no JSON object"),
+        ("history.jsonl", lambda text: text + '{"step": 3, "lo', "is not JSON lines"),
+    ],
+)
+def test_a_run_whose_files_do_not_fit_is_refused_by_name_and_leaves_no_report(
+    tmp_path: Path, file: str, change: Callable[[str], str], message: str
+) -> None:
+    out = _comparison(tmp_path / "c", {"a": 30, "b": 20})
+    path = out / "runs/b-shots16-seed1" / file
+    path.write_text(change(path.read_text()))
+    before = sorted(out.rglob("*"))
+    with pytest.raises(UserError, match=re.escape(f"{path} {message}")):
+        report([out])
+    assert sorted(out.rglob("*")) == before

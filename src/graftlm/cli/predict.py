@@ -1,5 +1,6 @@
 """`graftlm predict`: ask a run."""
 
+import io
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -147,7 +148,8 @@ def _read(
             except UserError as error:
                 raise UserError(str(error).replace(str(copy), STDIN)) from None
     try:
-        texts = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+        lines = io.StringIO(content.decode("utf-8-sig"), newline=None)  # ends as in a file, not as in a text
+        texts = [line.removesuffix("\n") for line in lines if line.strip()]
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{STDIN} line {line} is not UTF-8") from None

@@ -100,17 +100,26 @@ class Result:
 
     def answers(self) -> list[dict[str, Any]]:
         """The answers on the test split, in its order; none where it was not tested."""
-        return read_lines(self.folder / TESTED)
+        path, found = self.folder / TESTED, read_lines(self.folder / TESTED)
+        count = self.record.get("test", {}).get("examples", len(found))
+        if found and len(found) != count:
+            raise UserError(f"{path} has {len(found)} answers to the {count} test examples of {RECORD}; train it again")
+        if any("answer" not in row or "share" not in row for row in found):
+            raise UserError(f"{path} has a line without an answer and its share; train it again")
+        return found
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines, none where there is no file."""
+    """JSON lines of objects, none where there is no file."""
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except ValueError as error:
         raise UserError(f"{path} is not JSON lines: {error}") from None
+    if any(not isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} has a line that is no JSON object")
+    return rows
 
 
 def result(folder: Path, setting: str | None = None) -> Result | None:

@@ -21,12 +21,13 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> tupl
     runs = results(paths)
     found = settings(runs)
     own = verdict(found)
+    said = sentence(found, own)
+    whole = page(paths, found, own, said)  # before anything is written: what cannot be read leaves nothing behind
     to = Path(out) if out is not None else paths[0]
     with writing(to):
         to.mkdir(parents=True, exist_ok=True)
     write_csv(to / "results.csv", runs)
     write_parquet(to / "results.parquet", runs)
     write_latex(to / "results.tex", found, own)
-    said = sentence(found, own)
-    write_text(to / REPORT, page(paths, found, own, said))
+    write_text(to / REPORT, whole)
     return to / REPORT, said
