@@ -31,6 +31,7 @@ from tiny import (
     VOCABULARY,
     batch_of,
     model,
+    output,
     outputs,
     padded,
     randomise_runs,
@@ -333,3 +334,17 @@ def test_a_halved_base_keeps_the_frequencies_of_its_rotary_positions() -> None:
     assert {value.dtype for value in attached.parameters_of("run").values()} == {torch.float32}
     assert before
     assert all(torch.equal(value, before[name]) for name, value in attached.base.named_buffers())
+
+
+@pytest.mark.parametrize("family", [family for family in TABLED if family != "opt"])  # OPT's padding is at −1
+@torch.no_grad()
+def test_padding_at_the_right_has_the_places_that_the_model_itself_gives_it(family: str) -> None:
+    base = model(family)
+    batch = batch_of(base, TEXTS, to=20)
+    for prefix in ("", "decoder_") if base.config.is_encoder_decoder else ("",):
+        empty = batch[f"{prefix}attention_mask"] == 0
+        batch[f"{prefix}input_ids"][empty] = base.config.pad_token_id or 0
+    wanted = output(base(**batch))
+    attached = attach(base, {"a": RUNS["lora"]})
+    with attached.route([None] * len(TEXTS)):
+        assert torch.equal(output(attached(**batch)), wanted)

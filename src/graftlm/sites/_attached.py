@@ -49,6 +49,7 @@ class Attached(nn.Module):
             self.device,
             sites.places_tokens,
             first_position=sites.position_offset,
+            positions=sites.positions,
             vocabulary=sites.vocabulary,
         )
         self.banks = nn.ModuleList()

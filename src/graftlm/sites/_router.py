@@ -35,6 +35,7 @@ class Router:
     device: torch.device
     takes_positions: bool
     first_position: int = 0
+    positions: int | None = None
     route: Route | None = None
     active: Route | None = None
     training: bool = False
@@ -167,7 +168,10 @@ class Router:
         return self.active.shifts.get(stream) if self.active is not None else None
 
     def _positions(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
-        """Positions from the mask, moved by each row's shift; None where the model's own are right."""
+        """Positions from the mask, moved by each row's shift; None where the model's own are right.
+
+        Padding has those that the model itself gives to padding at the right, which pooling over all places reads.
+        """
         given, mask = kwargs.get("position_ids"), self.masks[""]
         shift = self.shift("")
         first = self.first_position
@@ -185,10 +189,19 @@ class Router:
                     # without a mask, Transformers reads positions that jump back as packed texts
                     size = (tokens.shape[0], seen + tokens.shape[1])
                     kwargs["attention_mask"] = torch.ones(size, dtype=torch.long, device=tokens.device)
-        if shift is None:
-            return given.clamp(min=first)
-        moved = given + shift
-        return torch.where(moved < first, given, moved).clamp(min=first)  # an unshifted prompt keeps its own places
+        moved = given if shift is None else given + shift
+        own = torch.where(moved < first, given, moved).clamp(min=first)  # an unshifted prompt keeps its own places
+        if mask is None or kwargs.get("position_ids") is not None:
+            return own
+        return torch.where(mask[:, -tokens.shape[1] :].bool(), own, self._padding(mask, tokens, shift))
+
+    def _padding(self, mask: Tensor, tokens: Tensor, shift: Tensor | int | None) -> Tensor | int:
+        """The positions of padding: the one that the model keeps for it, or else where each stands."""
+        if self.first_position:
+            return self.first_position - 1
+        places = torch.arange(mask.shape[1], device=mask.device)[None, -tokens.shape[1] :]
+        places = places if shift is None else places + shift
+        return places.clamp(min=0, max=None if self.positions is None else self.positions - 1)
 
     def move(self, stream: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
         """A hook for a position embedding that finds positions by itself: moves them by the rows' shift.
