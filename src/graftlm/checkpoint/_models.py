@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graftlm.checkpoint._kinds import check_embedding, check_kind, check_start, check_weights, class_of
 from graftlm.checkpoint._trust import check_folder
 from graftlm.core.aliases import ALIASES
 from graftlm.core.errors import UserError, unknown
@@ -127,14 +127,14 @@ def load_config(source: ModelSource) -> Any:
 def blank(source: ModelSource, head: str | None = None) -> nn.Module:
     """The backbone without its weights, on the meta device, or with a head as `load_base` has it."""
     config = load_config(source)
-    _check_kind(source, config)
-    kind = _class_of(source, config, head)
+    check_kind(source.name, config)
+    kind = class_of(source.name, config, head)
     try:
         with torch.device("meta"):
             model = kind.from_config(config)
     except Exception as error:
         raise _not_loaded(source, error) from None
-    _check_embedding(source, model)
+    check_embedding(source.name, model)
     return model
 
 
@@ -143,9 +143,9 @@ def load_base(name: str, cache: Path | None = None, head: str | None = None) -> 
     with "own", whichever of the two it has."""
     source = converted(resolve(name, cache), cache)
     config = load_config(source)
-    _check_kind(source, config)
-    _check_start(source, config)
-    kind = _class_of(source, config, head)
+    check_kind(source.name, config)
+    check_start(source.name, config)
+    kind = class_of(source.name, config, head)
     tokenizer = load_tokenizer(source)
     folder = folder_of(source)
     check_folder(folder)
@@ -163,75 +163,10 @@ def load_base(name: str, cache: Path | None = None, head: str | None = None) -> 
     except Exception as error:  # Transformers raises anything from OSError to RuntimeError for a bad file
         raise _not_loaded(source, error) from None
     missing = frozenset(str(key) for key in info["missing_keys"])
-    _check_weights(name, type(model).__name__, missing, info["mismatched_keys"])
-    _check_embedding(source, model)
+    check_weights(name, type(model).__name__, missing, info["mismatched_keys"])
+    check_embedding(source.name, model)
     check_folder(folder)  # again: of a hub's name, most files have come only now
     return Base(source, model.eval(), tokenizer, fingerprint(folder), missing)
-
-
-def _class_of(source: ModelSource, config: Any, head: str | None) -> Any:
-    """The class that loads a model with a head of its own; a model that cannot have one is refused."""
-    import transformers
-    from transformers.models.auto import modeling_auto as auto
-
-    if head is None:
-        return transformers.AutoModel
-    kind = str(config.model_type)
-    both = bool(getattr(config, "is_encoder_decoder", False))
-    if head == "mlm" or (head == "own" and kind in _encoders() and not both):
-        if kind in _encoders() and not both:
-            return transformers.AutoModelForMaskedLM
-        raise UserError(f'the model "{source.name}" is of type {kind}, which guesses no masked words; an encoder does')
-    if both and kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        return transformers.AutoModelForSeq2SeqLM
-    if not both and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in _encoders():
-        return transformers.AutoModelForCausalLM
-    raise UserError(
-        f'the model "{source.name}" is of type {kind}, which writes no texts; a decoder, as gpt2 or llama, or an '
-        "encoder-decoder, as t5, would work"
-    )
-
-
-def _encoders() -> Collection[str]:
-    from transformers.models.auto import modeling_auto as auto
-
-    return auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
-def _check_kind(source: ModelSource, config: Any) -> None:
-    """Refuses a model that is not for texts."""
-    from transformers import AutoModel
-
-    if type(config) not in AutoModel._model_mapping:
-        raise UserError(
-            f'the model "{source.name}" is of type {config.model_type}, which Transformers has no plain model for'
-        )
-    mapped: Any = AutoModel._model_mapping[type(config)]
-    kind = mapped[0] if isinstance(mapped, tuple) else mapped
-    if kind.main_input_name != "input_ids":
-        raise UserError(
-            f'the model "{source.name}" is of type {config.model_type}, which takes {kind.main_input_name} and no texts'
-        )
-
-
-def _check_start(source: ModelSource, config: Any) -> None:
-    """Refuses an encoder-decoder whose config does not say which token its decoder begins with."""
-    if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
-        raise UserError(
-            f'the config of "{source.name}" has no decoder_start_token_id, the token that its decoder begins with; '
-            "one in config.json would work"
-        )
-
-
-def _check_embedding(source: ModelSource, model: Any) -> None:
-    """Refuses a model that takes texts beside something else, which has no one word embedding."""
-    try:
-        model.get_input_embeddings()
-    except NotImplementedError:
-        raise UserError(
-            f'the model "{source.name}" is a {type(model).__name__}, which takes more than texts; a model of texts '
-            "alone would work"
-        ) from None
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -245,17 +180,6 @@ def load_tokenizer(source: ModelSource) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f'the model "{source.name}" has no tokenizer: {source.path} holds no tokenizer.json')
     return tokenizer
-
-
-def _check_weights(name: str, kind: str, missing: frozenset[str], mismatched: Collection[Any]) -> None:
-    if mismatched:
-        key, found, needed = min((str(key), tuple(found), tuple(needed)) for key, found, needed in mismatched)
-        raise UserError(
-            f'the weights of "{name}" do not fit its config: {key} has shape {found}, and {kind} needs {needed}'
-        )
-    broken = sorted(key for key in missing if "pooler" not in key)
-    if broken:
-        raise UserError(f'the weights of "{name}" lack {len(broken)} tensors that {kind} has (first: {broken[0]})')
 
 
 def folder_of(source: ModelSource) -> Path:
