@@ -34,6 +34,15 @@ TEXTS = [
     ("王小明在北京见了李雷，后来去了上海。", ["北京", "李雷", "上海"]),
     ("The 👩‍👩‍👧‍👦 and the 🏳️‍🌈 met يعيش أحمد in Zürich", ["👩‍👩‍👧‍👦", "🏳️‍🌈", "أحمد"]),
     ("nothing here", []),
+    (  # sentences that sum a text up, two of them side by side
+        "Storms hit the coast on Monday. Nobody was hurt. Roads were closed for two days, and so were most of the "
+        "shops. Schools opened again on Thursday, after the water had gone down in all of the streets and houses.",
+        [
+            "Storms hit the coast on Monday.",
+            "Nobody was hurt.",
+            "Schools opened again on Thursday, after the water had gone down in all of the streets and houses.",
+        ],
+    ),
     ("राम ने कहा नमस्ते और cafe\u0301 गया।", ["राम", "नमस्ते", "cafe\u0301"]),
     ("word " * 60 + "Rome " + "word " * 20 + "Oslo city", ["Rome", "Oslo city"]),
 ]
