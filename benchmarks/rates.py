@@ -35,25 +35,43 @@ ENTRIES: dict[str, Entry] = {
     "adapter-houlsby": Entry(
         "adapter", (3e-4, 3e-3), (1e-3,), "Houlsby et al. 2019: 3e-5, 3e-4, 3e-3", {"variant": "houlsby"}
     ),
-    "adapter-pfeiffer": Entry("adapter", (), (3e-4, 1e-3, 3e-3, 1e-2), "about Houlsby's grid", {"variant": "pfeiffer"}),
+    "adapter-pfeiffer": Entry(
+        "adapter",
+        (),
+        (1e-3, 3e-3, 1e-2),
+        "about Houlsby's grid; a bottleneck of Houlsby's width",
+        {"variant": "pfeiffer", "bottleneck": 64},
+    ),
     "adapter-parallel": Entry(
-        "adapter", (1e-4,), (1e-3, 3e-3, 1e-2), "He et al. 2021, on GLUE", {"variant": "parallel"}
+        "adapter",
+        (1e-4,),
+        (1e-3, 3e-3, 1e-2),
+        "He et al. 2021, on GLUE; a bottleneck of Houlsby's width",
+        {"variant": "parallel", "bottleneck": 64},
     ),
     "prefix": Entry("prefix", (), (3e-4, 1e-3, 3e-3), "Li & Liang 2021: 8e-5 on E2E; no classification there"),
     "prompt-tuning": Entry(
         "prompt-tuning",
         (0.3,),
-        (1e-2, 3e-2),
+        (3e-3, 1e-2, 3e-2),
         "Lester et al. 2021: 0.3 with Adafactor, AdamW here; 20 tokens, of their 1 to 150, for short texts",
         {"length": 20},
     ),
     "ptuning-v2": Entry(
         "ptuning-v2", (5e-3, 1e-2, 3e-2), (), "the authors' search and scripts (github.com/THUDM/P-tuning-v2)"
     ),
-    "ptuning": Entry("ptuning", (1e-4,), (1e-3, 3e-3), "the authors' code (github.com/THUDM/P-tuning): LAMA, few-shot"),
+    "ptuning": Entry(
+        "ptuning", (1e-4,), (3e-3, 1e-2, 3e-2), "the authors' code (github.com/THUDM/P-tuning): LAMA, few-shot"
+    ),
     "ia3": Entry("ia3", (3e-3,), (1e-2, 3e-2), "the authors' code (github.com/r-three/t-few), with Adafactor"),
     "unipelt": Entry("unipelt", (5e-4,), (1e-3, 3e-3), "Mao et al. 2021, appendix B as others quote it; not checked"),
-    "mam": Entry("mam", (1e-4,), (1e-3, 3e-3), "He et al. 2021: XSum 5e-5, GLUE 1e-4"),
+    "instance-prompt": Entry("instance-prompt", (), (1e-3, 3e-3, 1e-2, 3e-2), "about the method's own default"),
+    "mam": Entry(
+        "mam",
+        (1e-4,),
+        (3e-4, 1e-3),
+        "He et al. 2021: XSum 5e-5, GLUE 1e-4; its prefix's MLP falls to chance at 3e-3",
+    ),
 }
 
 
