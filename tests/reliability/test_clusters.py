@@ -283,8 +283,9 @@ def test_without_ray_or_a_cluster_one_line_says_what_helps_and_nothing_is_writte
     fake: Callable[..., FakeRay], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake()
-    with pytest.raises(graftlm.UserError, match=r"^no Ray cluster at 10.0.0.1:6379 \(nobody is there\); start one"):
-        graftlm.compare(**_quick(world, tmp_path / "c"), ray="10.0.0.1:6379")
+    for address, why in (("elsewhere", "nobody is there"), ("127.0.0.1:1", r".*refused")):
+        with pytest.raises(graftlm.UserError, match=rf"^no Ray cluster at {address} \({why}\); start one"):
+            graftlm.compare(**_quick(world, tmp_path / "c"), ray=address)
     pruned = _quick(world, tmp_path / "c") | {"search": {"space": {"method.rank": [2]}, "pruner": "halving"}}
     with pytest.raises(graftlm.UserError, match=r'^search.pruner = "halving" watches trials in this process'):
         graftlm.compare(**pruned | {"methods": ["lora"]}, ray="auto")

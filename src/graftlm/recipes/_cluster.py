@@ -7,6 +7,7 @@ import importlib
 import os
 import secrets
 import shlex
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from graftlm.training import first_line
 VAIN = 3  # attempts at a group that get no further
 PAUSE = 0.5  # seconds between looks at the tasks
 STOPPING = 120.0  # seconds that machines have to save what they are at
+REACHING = 10.0  # seconds that a cluster has to take a call
 
 
 def ray() -> Any:
@@ -34,6 +36,13 @@ def ray() -> Any:
         return importlib.import_module("ray")
     except ImportError:
         raise UserError("--ray needs Ray; install it with: pip install 'graftlm[ray]'") from None
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), min(int(port), 65535)), REACHING).close()
 
 
 @dataclass
@@ -60,6 +69,7 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         try:
+            _reach(self.address)
             self._ray.init(address=self.address, log_to_driver=False, logging_level="error")
         except Exception as error:
             raise UserError(
