@@ -38,14 +38,14 @@ ENTRIES: dict[str, Entry] = {
     "adapter-pfeiffer": Entry(
         "adapter",
         (),
-        (1e-3, 3e-3, 1e-2),
+        (1e-3, 3e-3),
         "about Houlsby's grid; a bottleneck of Houlsby's width",
         {"variant": "pfeiffer", "bottleneck": 64},
     ),
     "adapter-parallel": Entry(
         "adapter",
         (1e-4,),
-        (1e-3, 3e-3, 1e-2),
+        (1e-3, 3e-3),
         "He et al. 2021, on GLUE; a bottleneck of Houlsby's width",
         {"variant": "parallel", "bottleneck": 64},
     ),
