@@ -35,25 +35,15 @@ ENTRIES: dict[str, Entry] = {
     "adapter-houlsby": Entry(
         "adapter", (3e-4, 3e-3), (1e-3,), "Houlsby et al. 2019: 3e-5, 3e-4, 3e-3", {"variant": "houlsby"}
     ),
-    "adapter-pfeiffer": Entry(
-        "adapter",
-        (),
-        (1e-3, 3e-3),
-        "about Houlsby's grid; a bottleneck of Houlsby's width",
-        {"variant": "pfeiffer", "bottleneck": 64},
-    ),
+    "adapter-pfeiffer": Entry("adapter", (), (3e-4, 1e-3, 3e-3, 1e-2), "about Houlsby's grid", {"variant": "pfeiffer"}),
     "adapter-parallel": Entry(
-        "adapter",
-        (1e-4,),
-        (1e-3, 3e-3),
-        "He et al. 2021, on GLUE; a bottleneck of Houlsby's width",
-        {"variant": "parallel", "bottleneck": 64},
+        "adapter", (1e-4,), (1e-3, 3e-3, 1e-2), "He et al. 2021, on GLUE", {"variant": "parallel"}
     ),
     "prefix": Entry("prefix", (), (3e-4, 1e-3, 3e-3), "Li & Liang 2021: 8e-5 on E2E; no classification there"),
     "prompt-tuning": Entry(
         "prompt-tuning",
         (0.3,),
-        (3e-3, 1e-2, 3e-2),
+        (1e-2, 3e-2),
         "Lester et al. 2021: 0.3 with Adafactor, AdamW here; 20 tokens, of their 1 to 150, for short texts",
         {"length": 20},
     ),
