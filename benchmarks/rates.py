@@ -55,7 +55,6 @@ ENTRIES: dict[str, Entry] = {
     ),
     "ia3": Entry("ia3", (3e-3,), (1e-2, 3e-2), "the authors' code (github.com/r-three/t-few), with Adafactor"),
     "unipelt": Entry("unipelt", (5e-4,), (1e-3, 3e-3), "Mao et al. 2021, appendix B as others quote it; not checked"),
-    "instance-prompt": Entry("instance-prompt", (), (1e-3, 3e-3, 1e-2, 3e-2), "about the method's own default"),
     "mam": Entry(
         "mam",
         (1e-4,),
