@@ -59,7 +59,7 @@ ENTRIES: dict[str, Entry] = {
         "mam",
         (1e-4,),
         (3e-4, 1e-3),
-        "He et al. 2021: XSum 5e-5, GLUE 1e-4; its prefix's MLP falls to chance at 3e-3",
+        "He et al. 2021: XSum 5e-5, GLUE 1e-4; its prefix's MLP does not bear 3e-3",
     ),
 }
 

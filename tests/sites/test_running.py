@@ -26,6 +26,7 @@ from tiny import (
     ENCODER_DECODER,
     HOULSBY,
     LORA,
+    POSITIONS,
     PREFIX,
     TABLED,
     VOCABULARY,
@@ -348,3 +349,14 @@ def test_padding_at_the_right_has_the_places_that_the_model_itself_gives_it(fami
     attached = attach(base, {"a": RUNS["lora"]})
     with attached.route([None] * len(TEXTS)):
         assert torch.equal(output(attached(**batch)), wanted)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
+@torch.no_grad()
+def test_padding_beside_the_longest_text_passes_no_position_however_a_prefix_shifts_its_row(family: str) -> None:
+    attached = attach(model(family), {"a": PrefixConfig(length=3, reparametrisation="none")})
+    randomise_runs(attached)
+    rows = [TEXTS[0], (TEXTS[1] * POSITIONS)[:POSITIONS]]
+    together = outputs(attached, ["a", None], rows)
+    for name, row, found in zip(("a", None), rows, together, strict=True):
+        assert torch.allclose(found, outputs(attached, [name], [row])[0], atol=1e-5)
