@@ -21,9 +21,8 @@ from graftlm.core.files import write_json
 from graftlm.kernels import attention, linear, memory
 
 ROUNDS = 5
-GAIN = 1.1  # how much quicker than torch's own attention must be
+GAIN = 1.1  # how much quicker than torch's own a kernel must be
 PRECISIONS, SLOWER, SAMPLE = ("bfloat16", "float32"), 1.2, 1024  # how much longer counts, and rows to see it by
-LOSS = 0.95  # how much slower than torch's own a product may seem, which is noise
 
 
 def default_file() -> Path:
@@ -48,7 +47,7 @@ class Choices:
         known = [kernel for kernel in linear.kernels(weight) if pack or kernel != "packed"]
         shape = "×".join(map(str, weight.shape))
         case = f"linear.{_name(weight.dtype)}.{shape}{'.pack' if pack else ''}"
-        return self._choose(case, known, lambda kernel: linear.probe(weight, kernel), LOSS)
+        return self._choose(case, known, lambda kernel: linear.probe(weight, kernel), GAIN)
 
     def attention(self, query: Tensor, key: Tensor) -> str:
         """The kernel for attention from query (b h t d) to key (b h s d)."""

@@ -5,6 +5,7 @@ either direction; its packed forms (`packed`) cost twice the weight's memory and
 The operators are private to torch, so `choice` tries them, and `torch` is what happens without them.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-ROWS = 512  # of a product that a kernel is tried on
+ROWS, NEW = 512, 64  # of a product that a kernel is tried on, and how many numbers of rows there are besides
+LAYERS, LARGE = 6, 1 << 22  # products of a shape in a small model's step; numbers of a weight whose product is long
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the outputs' norm
 
 
@@ -58,14 +60,20 @@ def kernels(weight: Tensor) -> list[str]:
 
 
 def probe(weight: Tensor, kernel: str) -> Callable[[], None]:
-    """A forward and a backward product, to be timed."""
+    """Some forward and backward products, to be timed.
+
+    They are of another number of rows each time, since texts have many lengths and oneDNN compiles for each.
+    """
     made = frozen(weight.detach(), kernel)
-    x = torch.randn(ROWS, weight.shape[1], dtype=weight.dtype)
-    gradient = torch.randn(ROWS, weight.shape[0], dtype=weight.dtype)
+    x = torch.randn(ROWS + NEW, weight.shape[1], dtype=weight.dtype)
+    gradient = torch.randn(ROWS + NEW, weight.shape[0], dtype=weight.dtype)
+    rows = itertools.cycle(range(ROWS, ROWS + NEW))
 
     def once() -> None:
-        made.forward(x, None)
-        made.backward(gradient)
+        own = next(rows)
+        for _ in range(max(1, min(LAYERS, LARGE // weight.numel()))):
+            made.forward(x[:own], None)
+            made.backward(gradient[:own])
 
     return once
 
