@@ -74,6 +74,11 @@ def test_no_arguments_show_the_help_of_all_commands(capfd: pytest.CaptureFixture
     assert "..." not in out.split("Commands:")[1]
 
 
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_is_no_wider_than_a_terminal(command: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    assert [line for line in _help(capfd, *command).splitlines() if len(line) > 80] == []
+
+
 def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
     assert code(["--version"]) == 0
     assert capfd.readouterr().out == f"{graftlm.__version__}\n"

@@ -66,10 +66,10 @@ def compare(
     Example:
       graftlm compare --model minilm --data examples/data/tweets --shots 16 \\
         --methods lora,bitfit,prefix --seeds 3 --out runs/compared
-      graftlm compare --model smollm2 --data examples/data/tweets --shots 16 --formulation head,prompt \\
-        --template '{text:shorten} It was {mask}' \\
-        --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}' \\
-        --methods lora,prefix --seeds 3 --out runs/formulations
+      graftlm compare --model smollm2 --data examples/data/tweets --shots 16 \\
+        --formulation head,prompt --methods lora,prefix --seeds 3 \\
+        --out runs/formulations --template '{text:shorten} It was {mask}' \\
+        --verbalizer '{"positive":"great","neutral":"okay","negative":"terrible"}'
     """
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.comparison import CompareConfig

@@ -58,8 +58,9 @@ def evaluate(
     \b
     Example:
       graftlm evaluate runs/tweets --data examples/data/tweets --split test
-      graftlm evaluate --model smollm2 --data examples/data/tweets --template '{text:shorten} It was {mask}' \\
-        --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}'
+      graftlm evaluate --model smollm2 --data examples/data/tweets \\
+        --template '{text:shorten} It was {mask}' \\
+        --verbalizer '{"positive":"great","neutral":"okay","negative":"terrible"}'
     """
     _check(run, model, data, template or verbalizer or task or multi_mask or calibration)
     if model is not None and predict:

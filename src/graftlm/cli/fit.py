@@ -83,9 +83,10 @@ def fit(
     Example:
       graftlm fit --model minilm --task classification \\
         --data examples/data/tweets --method lora --out runs/tweets
-      graftlm fit --model smollm2 --data examples/data/tweets --shots 16 --method lora --out runs/prompted \\
+      graftlm fit --model smollm2 --data examples/data/tweets --shots 16 \\
+        --method lora --out runs/prompted \\
         --template '{text:shorten} It was {mask}' \\
-        --verbalizer '{"positive": "great", "neutral": "okay", "negative": "terrible"}'
+        --verbalizer '{"positive":"great","neutral":"okay","negative":"terrible"}'
     """
     training = given(
         learning_rate=lr,

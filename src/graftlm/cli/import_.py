@@ -31,7 +31,8 @@ def import_(
 
     \b
     Example:
-      graftlm import runs/tweets-peft --labels negative,neutral,positive --out runs/tweets-again
+      graftlm import runs/tweets-peft --labels negative,neutral,positive \\
+        --out runs/tweets-again
       graftlm import runs/e2e-peft -o "task.prompt={mr} =>" --out runs/e2e-again
     """
     from graftlm.cli._console import ConsoleReporter, hush

@@ -50,7 +50,8 @@ def graftlm(
 
     \b
     Example:
-      graftlm fit --model minilm --data examples/data/tweets --method lora --out runs/tweets
+      graftlm fit --model minilm --data examples/data/tweets \\
+        --method lora --out runs/tweets
       graftlm predict runs/tweets --text "what a day :)"
     """
 

@@ -34,8 +34,10 @@ def template(
 
     \b
     Example:
-      graftlm template '{text:shorten} It was {mask}' --model smollm2 --text "A fine day"
-      graftlm template '{text:shorten} {soft:2} It was {mask}' --model smollm2 --data examples/data/tweets
+      graftlm template '{text:shorten} It was {mask}' --model smollm2 \\
+        --text "A fine day"
+      graftlm template '{text:shorten} {soft:2} It was {mask}' --model smollm2 \\
+        --data examples/data/tweets
     """
     from graftlm.cli._console import ConsoleReporter, hush
     from graftlm.core.settings import DataConfig, PromptConfig
