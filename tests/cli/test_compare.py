@@ -101,6 +101,9 @@ def test_methods_that_differ_in_their_own_rate_alone_are_runs_of_their_own() -> 
     assert [run.training.learning_rate for run in runs.values()] == [0.001, 0.003, None]
     with pytest.raises(UserError, match=r"two runs are lora-lr0.01-seed0"):
         CompareConfig.parse({**shared, "methods": rates, "learning_rates": [0.01]}).runs()
+    misspelt = {**shared, "methods": [{"name": "lora", "traning": {"learning_rate": 0.1}}]}
+    with pytest.raises(UserError, match=r'lora has "traning"; did you mean "training"\?'):
+        CompareConfig.parse(misspelt).runs()
     search = {"space": {"method.rank": [2, 4]}}
     with pytest.raises(UserError, match="a search has a study for each method, and lora stands twice"):
         CompareConfig.parse({**shared, "methods": rates, "search": search})

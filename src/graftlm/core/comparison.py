@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -160,6 +161,8 @@ def _parted(method: str | Mapping[str, Any]) -> tuple[str | Mapping[str, Any], M
     """A method, and what of the training is its own."""
     if isinstance(method, str):
         return method, {}
+    for name in get_close_matches("training", map(str, method), cutoff=0.8) if "training" not in method else ():
+        raise UserError(f'{method.get("name", "a union")} has "{name}"; did you mean "training"?')
     training = method.get("training", {})
     if not isinstance(training, Mapping):
         raise UserError(f"training of {label({**method, 'training': {}})} is {training!r}; write it as name: value")
