@@ -5,15 +5,19 @@
     python benchmarks/prompts.py --decoder      # SmolLM2: zero-shot, calibrated, and 16-shot with LoRA
 
 Each seed draws its own training and validation set (`data.shots`), as LM-BFF does, and the runs are measured on the
-first of test. Steps, batch and rates are the same for both formulations. Rows are kept as `methods.py` keeps them.
+first of test. Steps, batch and rates are the same for both formulations. A label that train has too few examples of
+gives half of them to each of the two. Rows are kept as `methods.py` keeps them.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rows import Row, Rows, ended, processor, quicker
 
 from graftlm.core.errors import UserError
@@ -146,20 +150,24 @@ def one(job: Row) -> Row:
     from graftlm.cli import hush
 
     hush()
-    prompt = {"prompt": {"template": job["template"], "verbalizer": job["words"]}} if job["template"] else {}
+    prompt: Row = {"prompt": {"template": job["template"], "verbalizer": job["words"]}} if job["template"] else {}
     with tempfile.TemporaryDirectory() as work:
         data = Path(work) / "data"
         data.mkdir()
         for split in ("train", "validation", "test"):
-            lines = (Path(job["folder"]) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = _lines(Path(job["folder"]) / f"{split}.jsonl")
             kept = lines[:TESTED] if split == "test" else lines
             (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
         if not job["shots"]:
             return asked(job, data)
         steps = STEPS[job["shots"]]
+        draw: Row = {"shots": job["shots"], "shots_seed": DRAWS[job["seed"]]}
+        if scarce(data / "train.jsonl", job["shots"]):
+            draw = {}
+            halved(data, job["shots"], DRAWS[job["seed"]])
         run = graftlm.fit(
             model=job["model_path"],
-            data={"path": str(data), "shots": job["shots"], "shots_seed": DRAWS[job["seed"]]},
+            data={"path": str(data), **draw},
             out=f"{work}/run",
             method={"name": job["method"]},
             training={
@@ -182,13 +190,44 @@ def one(job: Row) -> Row:
     }
 
 
+def scarce(train: Path, shots: int) -> bool:
+    """Whether a label has fewer than twice the examples, so that graftlm would refuse the draw."""
+    return min(Counter(_labels(_lines(train))).values()) < 2 * shots
+
+
+def halved(data: Path, shots: int, seed: int) -> None:
+    """Leaves `shots` examples a label in train and as many others in validation, and half where there are too few.
+
+    The order is that of the usual draw.
+    """
+    lines = _lines(data / "train.jsonl")
+    labels = _labels(lines)
+    order = np.random.RandomState(seed).permutation(len(lines)).tolist()
+    drawn: dict[str, list[str]] = {"train": [], "validation": []}
+    for label in sorted(set(labels)):
+        own = [lines[row] for row in order if labels[row] == label]
+        most = min(shots, len(own) // 2)
+        drawn["train"] += own[:most]
+        drawn["validation"] += own[most : 2 * most]
+    for split, kept in drawn.items():
+        (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").rstrip("\n").split("\n")
+
+
+def _labels(lines: Sequence[str]) -> list[str]:
+    return [str(json.loads(line)["label"]) for line in lines]
+
+
 def report(rows: Sequence[Row]) -> str:
     """Tables of accuracies by shots, and of templates, over the draws."""
     parts = [
         "# Prompts and heads",
         f"Accuracy on the first {TESTED:,} of test, mean ± standard deviation over draws of the training set (how many "
-        "in brackets); the weights that are best on a validation set of the same size. Made by "
-        "`python benchmarks/prompts.py`; every run is a line of the `.jsonl` beside it.",
+        "in brackets; of a label with too few examples half are drawn); the weights that are best on a validation set "
+        "of the same size. Made by `python benchmarks/prompts.py`; every run is a line of the `.jsonl` beside it.",
         f"Measured on {_all(rows, 'processor')}, in {_all(rows, 'precision')}.",
     ]
     spoken = [row for row in rows if row["job"]["model"] == DECODER]
