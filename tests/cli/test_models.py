@@ -81,7 +81,8 @@ def test_a_model_that_is_not_installed_names_the_command_that_helps(
 
 def test_the_first_example_names_commands_and_options_that_exist(graftlm: Command) -> None:
     out = graftlm("--help")[1]
-    lines = [shlex.split(line) for line in out.splitlines() if line.startswith("    graftlm ")]
+    joined = out.replace("\\\n", " ").splitlines()
+    lines = [shlex.split(line) for line in joined if line.startswith("    graftlm ")]
     assert [line[1] for line in lines] == ["fit", "predict"]
     for line in lines:
         known = graftlm(line[1], "--help")[1]
