@@ -10,14 +10,11 @@ gives half of them to each of the two. Rows are kept as `methods.py` keeps them.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from rows import Row, Rows, ended, processor, quicker
 
 from graftlm.core.errors import UserError
@@ -155,16 +152,13 @@ def one(job: Row) -> Row:
         data = Path(work) / "data"
         data.mkdir()
         for split in ("train", "validation", "test"):
-            lines = _lines(Path(job["folder"]) / f"{split}.jsonl")
+            lines = (Path(job["folder"]) / f"{split}.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
             kept = lines[:TESTED] if split == "test" else lines
             (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
         if not job["shots"]:
             return asked(job, data)
         steps = STEPS[job["shots"]]
-        draw: Row = {"shots": job["shots"], "shots_seed": DRAWS[job["seed"]]}
-        if scarce(data / "train.jsonl", job["shots"]):
-            draw = {}
-            halved(data, job["shots"], DRAWS[job["seed"]])
+        draw = {"shots": job["shots"], "shots_seed": DRAWS[job["seed"]], "shots_rare": "half"}
         run = graftlm.fit(
             model=job["model_path"],
             data={"path": str(data), **draw},
@@ -188,37 +182,6 @@ def one(job: Row) -> Row:
         "seconds": round(run.seconds, 1),
         "processor": processor(),
     }
-
-
-def scarce(train: Path, shots: int) -> bool:
-    """Whether a label has fewer than twice the examples, so that graftlm would refuse the draw."""
-    return min(Counter(_labels(_lines(train))).values()) < 2 * shots
-
-
-def halved(data: Path, shots: int, seed: int) -> None:
-    """Leaves `shots` examples a label in train and as many others in validation, and half where there are too few.
-
-    The order is that of the usual draw.
-    """
-    lines = _lines(data / "train.jsonl")
-    labels = _labels(lines)
-    order = np.random.RandomState(seed).permutation(len(lines)).tolist()
-    drawn: dict[str, list[str]] = {"train": [], "validation": []}
-    for label in sorted(set(labels)):
-        own = [lines[row] for row in order if labels[row] == label]
-        most = min(shots, len(own) // 2)
-        drawn["train"] += own[:most]
-        drawn["validation"] += own[most : 2 * most]
-    for split, kept in drawn.items():
-        (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").rstrip("\n").split("\n")
-
-
-def _labels(lines: Sequence[str]) -> list[str]:
-    return [str(json.loads(line)["label"]) for line in lines]
 
 
 def report(rows: Sequence[Row]) -> str:

@@ -44,7 +44,23 @@ def test_a_label_with_too_few_examples_is_named_with_its_count(folder):
     rows = [{"text": str(n), "label": "rare" if n < 5 else "common"} for n in range(40)]
     with pytest.raises(UserError) as error:
         drawn(folder(train=rows), shots=4)
-    assert '5 of "rare"' in str(error.value)
+    assert '5 of "rare"; data.shots_rare = "half" takes half of these for each' in str(error.value)
+
+
+def test_half_of_a_rare_label_goes_to_each_split_when_asked(folder):
+    rows = [{"text": str(n), "label": "rare" if n < 5 else "common"} for n in range(40)]
+    data = drawn(folder(train=rows), shots=4, shots_rare="half")
+    for split in data.splits.values():
+        assert Counter(data.labels[row.label or 0] for row in split) == {"rare": 2, "common": 4}
+    texts = [row.text for split in data.splits.values() for row in split]
+    assert len(set(texts)) == 12
+    assert any('2 and not 4 of "rare"' in note for note in data.notes)
+
+
+def test_a_label_with_one_example_cannot_be_halved(folder):
+    rows = [{"text": str(n), "label": "rare" if n < 1 else "common"} for n in range(40)]
+    with pytest.raises(UserError, match='1 of "rare"'):
+        drawn(folder(train=rows), shots=4, shots_rare="half")
 
 
 def test_scores_are_balanced_over_the_halves_of_their_range(folder):

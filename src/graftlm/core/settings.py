@@ -45,7 +45,8 @@ class DataConfig(Config):
 
     `split`: fractions that one file is cut into, as {"train": 0.8, "validation": 0.1, "test": 0.1}.
     `columns`: our name -> theirs, as {"text": "body", "label": "stars"}. `shots`: balanced few-shot train and
-    validation sets, drawn from train with `shots_seed` as LM-BFF does. `mark`: entity columns to mark in the text.
+    validation sets, drawn from train with `shots_seed` as LM-BFF does; a label that is too rare for both is refused, or
+    by `shots_rare` = "half" gives half of its examples to each. `mark`: entity columns to mark in the text.
     `limit`: the first examples of each split only. `cache`: keep the token ids of large splits of whole texts on disk,
     in ~/.cache/graftlm/features, which holds 1 GiB at most and may be deleted at any time. `skip_bad`: count the rows
     that a task cannot use and leave them out, where the first one would be an error.
@@ -56,6 +57,7 @@ class DataConfig(Config):
     columns: Mapping[str, str] = {}
     shots: PositiveInt | None = None
     shots_seed: NonNegativeInt = Field(default=13, lt=SEEDS)
+    shots_rare: Literal["refuse", "half"] = "refuse"
     mark: tuple[str, str] | None = None
     limit: Mapping[str, PositiveInt] = {}
     cache: bool = True

@@ -66,11 +66,12 @@ def load(
     }
     notes = [columns.said(task), *left_out, *_notes(examples)]
     if config.shots is not None and "train" in examples:
-        drawn = _drawn(examples["train"], found, config.shots, config.shots_seed)
+        drawn, rare = _drawn(examples["train"], found, config, config.shots)
         notes.append(
             f"few-shot: {len(drawn['train'])} examples for train and as many others for validation, "
             f"drawn from the {len(examples['train'])} of train with seed {config.shots_seed}"
         )
+        notes += [f"few-shot: {count} and not {config.shots} of {name}, half of what train has" for name, count in rare]
         examples |= drawn
     return TaskData(
         {name: examples[split] for name, split in asked.items()},
@@ -177,10 +178,14 @@ def _notes(examples: Mapping[str, Sequence[Example]]) -> list[str]:
     return [f"{count} texts of {split} are empty" for split, count in empty.items() if count]
 
 
-def _drawn(train: Sequence[Example], labels: Sequence[str], shots: int, seed: int) -> dict[str, list[Example]]:
+def _drawn(
+    train: Sequence[Example], labels: Sequence[str], config: DataConfig, shots: int
+) -> tuple[dict[str, list[Example]], list[tuple[str, int]]]:
+    """The two splits, and of which label each has how many where that is fewer than the shots."""
     if labels:
         bins, names = [int(example.label or 0) for example in train], [f'"{label}"' for label in labels]
     else:
         bins, names = _few_shot.halves([float(example.score or 0) for example in train])
-    first, second = _few_shot.draw(train, bins, names, shots, seed)
-    return {"train": first, "validation": second}
+    first, second = _few_shot.draw(train, bins, names, shots, config.shots_seed, halve=config.shots_rare == "half")
+    halves = [(name, bins.count(place) // 2) for place, name in enumerate(names)]
+    return {"train": first, "validation": second}, [(name, count) for name, count in halves if count < shots]
