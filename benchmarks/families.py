@@ -10,14 +10,13 @@ Rows are kept as `methods.py` keeps them: a row that is there is not run again.
 import argparse
 import json
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rows import Row, Rows, ended, processor, quicker
+from rows import Row, Rows, ended, processor, quicker, spread
 
 from graftlm.core.files import write_text
 
@@ -193,11 +192,10 @@ def report(rows: Sequence[Row]) -> str:
             own = [row for row in own if about.items() <= row["job"].items()]  # with the settings as they are now
             if own:
                 scores = [row["test"][about["metric"]] for row in own]
-                spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
                 parameters = own[0]["parameters"]
                 trained = f"{parameters['delta'] + parameters['head']:,}" if parameters else "0"
                 precisions = ", ".join(sorted({row["precision"] for row in own}))
-                said = f"{statistics.mean(scores):.3f}{spread} | {len(scores)} | {trained} | {precisions} |"
+                said = f"{spread(scores)} | {len(scores)} | {trained} | {precisions} |"
                 lines.append(f"| {name} | {about['metric']} | {label} | {said}")
     where = ", ".join(sorted({row["processor"] for row in rows}))
     return "\n".join(

@@ -10,12 +10,11 @@ gives half of them to each of the two. Rows are kept as `methods.py` keeps them.
 """
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rows import Row, Rows, ended, processor, quicker
+from rows import Row, Rows, counted, ended, processor, quicker, table
 
 from graftlm.core.errors import UserError
 from graftlm.core.files import write_text
@@ -197,36 +196,32 @@ def report(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row not in spoken]
     usual = [row for row in rows if row["job"]["template"] in (None, PROMPTS[row["job"]["set"]][0])]
     labels = sorted({row["job"]["label"] for row in usual})
-    lines = [["data", "a label", *labels], ["---"] * (len(labels) + 2)]
+    lines: list[list[str]] = []
     for name in PROMPTS:
         for shots in sorted({row["job"]["shots"] for row in usual if row["job"]["set"] == name}):
             own = [row for row in usual if (row["job"]["set"], row["job"]["shots"]) == (name, shots)]
-            cells = [_cell([row["score"] for row in own if row["job"]["label"] == label]) for label in labels]
+            cells = [counted([row["score"] for row in own if row["job"]["label"] == label]) for label in labels]
             lines.append([name, str(shots), *cells])
-    parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    lines = [["template on sst2, 16 a label, LoRA", "accuracy"], ["---", "---"]]
+    parts.append(table(["data", "a label", *labels], lines))
+    lines = []
     for template in TEMPLATES:
         asked = (template, "sst2", 16, "lora")
         keys = ("template", "set", "shots", "method")
         scores = [row["score"] for row in rows if tuple(row["job"][key] for key in keys) == asked]
-        lines += [[f"`{template}`", _cell(scores)]] if scores else []
-    parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        lines += [[f"`{template}`", counted(scores)]] if scores else []
+    parts.append(table(["template on sst2, 16 a label, LoRA", "accuracy"], lines))
     if spoken:
-        lines = [["SmolLM2", *ITS_KINDS], ["---"] * (len(ITS_KINDS) + 1)]
+        lines = []
         for name in ITS_PROMPTS:
             own = [row for row in spoken if row["job"]["set"] == name]
-            lines.append([name, *(_cell([r["score"] for r in own if r["job"]["label"] == kind]) for kind in ITS_KINDS)])
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+            scores = [[row["score"] for row in own if row["job"]["label"] == kind] for kind in ITS_KINDS]
+            lines.append([name, *map(counted, scores)])
+        parts.append(table(["SmolLM2", *ITS_KINDS], lines))
     return "\n\n".join(parts) + "\n"
 
 
 def _all(rows: Sequence[Row], name: str) -> str:
     return " and ".join(sorted({row[name] for row in rows}))
-
-
-def _cell(scores: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-    return f"{statistics.mean(scores):.3f}{spread} ({len(scores)})" if scores else ""
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rates import Entry
+from rows import Row, spread, table
 
-Row = dict[str, Any]
 COLUMNS = ("method", "rate", "trained", "stored", "accuracy", "seeds", "examples a second", "peak GiB", "in")
 
 
-def report(rows: Sequence[Row], table: Mapping[str, Entry], sets: Sequence[str], settings: Row) -> str:
+def report(rows: Sequence[Row], chosen: Mapping[str, Entry], sets: Sequence[str], settings: Row) -> str:
     """A table a data set, then the rates that were tried; only rows that are there."""
     steps = f", at most {settings['max_steps']} steps" if settings["max_steps"] is not None else ""
     parts = [
@@ -29,15 +28,15 @@ def report(rows: Sequence[Row], table: Mapping[str, Entry], sets: Sequence[str],
     for name in sets:
         own = [row for row in rows if row["job"]["set"] == name]
         splits = sorted({row["split"] for row in own if row.get("score") is not None})
-        lines = [line for label, entry in table.items() if (line := _line(own, label, entry)) is not None]
+        lines = [line for label, entry in chosen.items() if (line := _line(own, label, entry)) is not None]
         if lines:
-            parts += [f"## {name}", f"Accuracy on {' and '.join(splits) or 'nothing yet'}.", _table(COLUMNS, lines)]
+            parts += [f"## {name}", f"Accuracy on {' and '.join(splits) or 'nothing yet'}.", table(COLUMNS, lines)]
     tried = [
         [label, _rates(entry.paper), _rates(entry.ours), entry.source]
-        for label, entry in table.items()
+        for label, entry in chosen.items()
         if any(row["job"]["label"] == label for row in rows)
     ]
-    parts += ["## Rates", _table(("method", "the paper's", "ours", "source"), tried)]
+    parts += ["## Rates", table(("method", "the paper's", "ours", "source"), tried)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,13 +71,12 @@ def _line(rows: Sequence[Row], label: str, entry: Entry) -> list[str] | None:
         return None
     parameters = final[0]["parameters"]
     scores = [row["score"] for row in final]
-    spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
     return [
         label,
         f"{rate:g}{_marks(rate, entry)}",
         f"{parameters['delta'] + parameters['head']:,}",
         f"{parameters['kept']:,}",
-        f"{statistics.mean(scores):.3f}{spread}",
+        spread(scores),
         str(len(scores)),
         f"{statistics.median(row['examples_per_second'] for row in timed or final):.0f}",
         f"{max(row['peak_memory_bytes'] for row in final) / 2**30:.2f}",
@@ -102,8 +100,3 @@ def _machines(rows: Sequence[Row]) -> list[str]:
 
 def _rates(rates: Sequence[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in rates)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

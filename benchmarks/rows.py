@@ -4,8 +4,9 @@ import json
 import multiprocessing
 import os
 import platform
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,6 +81,23 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def spread(scores: Sequence[float]) -> str:
+    """Mean ± standard deviation, where there is one."""
+    deviation = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.3f}{deviation}"
+
+
+def counted(scores: Sequence[float]) -> str:
+    """The same and of how many it is; nothing of none."""
+    return f"{spread(scores)} ({len(scores)})" if scores else ""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def ended(main: Callable[[], int]) -> NoReturn:

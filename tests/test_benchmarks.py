@@ -140,6 +140,28 @@ def test_every_run_sees_the_same_examples_of_train(methods: Any, folder: Path) -
     assert len(set(seen[0].splitlines())) == 10
 
 
+def test_few_examples_are_trained_at_the_rate_that_was_best_on_many(
+    methods: Any,
+    runs: list[dict[str, Any]],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _go(methods, folder, monkeypatch, "--methods", "lora", "--sets", "sst2")
+    runs.clear()
+    few = importlib.import_module("few_shot")
+    given = ["--methods", "lora", "head", "--sets", "sst2", "--shots", "16", "--seeds", "2", "--precision", "fp32"]
+    paths = ["--data", folder / "data", "--rates", folder / "out" / "results.jsonl", "--to", folder / "out" / "few"]
+    monkeypatch.setattr(sys, "argv", ["few_shot.py", *given, *map(str, paths)])
+    assert few.main() == 0
+    assert [(job["label"], job["rate"], job["shots"], job["seed"]) for job in runs] == [
+        ("lora", 1e-3, 16, 0),
+        ("lora", 1e-3, 16, 1),
+    ]
+    assert "head on sst2: skipped, " in capsys.readouterr().out
+    assert "| lora | 0.001 | 0.750 ± 0.071 (2) |" in (folder / "out" / "few.md").read_text()
+
+
 def test_each_method_has_rates_at_most_four_and_a_source(methods: Any) -> None:
     table = methods.entries(facts("graftlm.methods"))
     assert {entry.method for entry in table.values()} >= set(facts("graftlm.methods"))
