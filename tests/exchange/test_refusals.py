@@ -65,7 +65,7 @@ CONFIGS = [
     (lora(init_lora_weights="pissa", use_dora=True), "changes the base's own weights"),
     (lora(trainable_token_indices=[3]), "trainable_token_indices"),
     (peft.LoHaConfig(task_type="SEQ_CLS", target_modules=["query"]), 'no peft_type that can be read "LOHA"'),
-    (peft.LoraConfig(task_type="TOKEN_CLS", target_modules=["query"]), "adapter for TOKEN_CLS, and a run is for"),
+    (peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["query"]), "FEATURE_EXTRACTION, and a run is for"),
 ]
 
 
@@ -74,6 +74,13 @@ def test_what_changes_results_and_has_no_place_here(
     config: peft.PeftConfig, said: str, written: Callable[[peft.PeftConfig], Path]
 ) -> None:
     refused(written(config), said)
+
+
+def test_the_heads_kind_and_the_task_must_agree(written: Callable[[peft.PeftConfig], Path]) -> None:
+    folder = written(peft.LoraConfig(task_type="TOKEN_CLS", target_modules=["query"]))
+    refused(
+        folder, "task = classification, but .* is an adapter for TOKEN_CLS, which is tagging", task="classification"
+    )
 
 
 def without(*ends: str) -> Callable[[Tensors], Tensors]:

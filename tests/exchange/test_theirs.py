@@ -1,5 +1,6 @@
 """What PEFT wrote after a few steps of its own training, read by us and written again for PEFT: the same logits."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 import graftlm
 import tiny
@@ -116,6 +123,77 @@ def check(family: str, config: peft.PeftConfig, folder: Path, method: Mapping[st
     graftlm.export_peft(run, folder / "again")
     model = peft.PeftModel.from_pretrained(plain(str(folder / "base")), folder / "again").eval()
     assert (alone(model, texts(family)) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "labels", "outputs"),
+    [("TOKEN_CLS", "tagging", ("B-x", "I-x", "O"), 3), ("QUESTION_ANS", "spans", (), 2)],
+)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_a_head_of_tokens_is_read_and_written_with_the_same_logits(
+    family: str, kind: str, task: str, labels: tuple[str, ...], outputs: int, tmp_path: Path
+) -> None:
+    base = saved(tiny.model(family), tmp_path / "base")
+    make = {"tagging": AutoModelForTokenClassification, "spans": AutoModelForQuestionAnswering}[task]
+    targets = [*PAIRS[family], "lin1" if family == "distilbert" else "dense"]
+    config = peft.LoraConfig(task_type=kind, r=3, target_modules=targets)
+    torch.manual_seed(0)
+    theirs = shaken(peft.get_peft_model(make.from_pretrained(base, num_labels=outputs), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    run = graftlm.import_peft(tmp_path / "theirs", tmp_path / "run", labels=labels)
+    assert graftlm.load(run).card.task == task
+    ids = torch.tensor([[WORDS.index(word) for word in TEXTS[0].split()]])
+    graftlm.export_peft(run, tmp_path / "again")
+    plain_base = make.from_pretrained(base, num_labels=outputs)
+    again = peft.PeftModel.from_pretrained(plain_base, tmp_path / "again").eval()
+    rows = [Features(ids[0].tolist(), None, list(range(ids.shape[1])))]
+    with torch.no_grad():
+        expected, written = (
+            torch.stack([found.start_logits, found.end_logits], -1) if task == "spans" else found.logits
+            for found in (theirs(input_ids=ids), again(input_ids=ids))
+        )
+    own = graftlm.load(run).model.logits(rows, "run", 64, Silent(), "predict")
+    assert (own.reshape(expected[0].shape) - expected[0]).abs().max() < 1e-5
+    assert (written - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("targets", [["query", "key", "value", "dense"], ".*dense"])
+def test_a_pooler_that_their_class_lacks_is_not_missed(targets: Any, tmp_path: Path) -> None:
+    """RobertaForSequenceClassification has no pooler, which AutoModel has."""
+    check("roberta", lora("roberta", target_modules=targets), tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_in_the_base_is_found_in_fp32_though_the_file_is_in_bf16(start: str, tmp_path: Path) -> None:
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=PAIRS["llama"], init_lora_weights=start, r=3)
+    base = tiny.model("llama", lm=True)
+    theirs = shaken(peft.get_peft_model(copy.deepcopy(base), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "adapter_model.safetensors"
+    save_file({key: tensor.bfloat16() for key, tensor in load_file(file).items()}, file)
+    ids = torch.tensor([tiny.texts(1)[0]])
+    with torch.no_grad():
+        again = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "theirs").eval()
+        expected = again(input_ids=ids).logits
+        found = from_peft(*load_peft(tmp_path / "theirs"), Sites(base))
+        attached = attach(base, {"run": found.config})
+        attached.load("run", found.tensors)
+        assert (tiny.outputs(attached, ["run"], [ids[0].tolist()])[0] - expected[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["embed_tokens", "lm_head"]])
+def test_both_sides_of_a_tied_embedding_are_read(targets: list[str], tmp_path: Path) -> None:
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=3, target_modules=targets, ensure_weight_tying=True)
+    base = tiny.model("llama", lm=True, tie_word_embeddings=True)
+    theirs = shaken(peft.get_peft_model(copy.deepcopy(base), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ids = torch.tensor([tiny.texts(1)[0]])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids).logits
+        found = from_peft(*load_peft(tmp_path / "theirs"), Sites(base))
+        attached = attach(base, {"run": found.config})
+        attached.load("run", found.tensors)
+        assert (tiny.outputs(attached, ["run"], [ids[0].tolist()])[0] - expected[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("family", PAIRS)

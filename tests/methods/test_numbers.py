@@ -41,6 +41,7 @@ from graftlm.methods import (
     prompt_tuning,
     ptuning,
     ptuning_v2,
+    top_k,
     unipelt,
 )
 from graftlm.sites import Route, Site, Sites, View, _attention
@@ -261,6 +262,9 @@ def houlsby(width: int, layer_norms: bool) -> adapter.AdapterConfig:
         (bert("base"), houlsby(64, True), 2_417_664),
         (bert("base"), adapter.AdapterConfig(bottleneck=48), 894_528),
         (bert("base"), bitfit.BitfitConfig(), 102_912),
+        (roberta("base"), bitfit.BitfitConfig(), 102_144),  # without the pooler, which no classifier of RoBERTa's has
+        (roberta("base"), full.FullConfig(), 124_055_040),
+        (roberta("base"), top_k.TopKConfig(), 7_087_872),
         (bert("large"), bitfit.BitfitConfig(), 272_384),
         (gpt2("medium"), bitfit.BitfitConfig(), 271_360),
         (bert("base"), PARTIAL, 46_080),

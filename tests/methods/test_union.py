@@ -124,6 +124,28 @@ def test_gates_are_read_by_layer_and_each_in_its_examples_order(family: str) -> 
 
 
 @torch.no_grad()
+def test_a_gate_on_a_norm_of_each_head_is_the_mean_over_real_tokens_and_heads() -> None:
+    attached = attach(model("qwen3"), {"a": union(HOULSBY, LORA, gates=True)})
+    randomise_runs(attached)
+    right, left = (outputs(attached, NAMES, TEXTS, side) for side in ("right", "left"))
+    assert close(right, left, 1e-5)
+    seen: list[Tensor] = []
+    norm = attached.base.get_submodule("layers.0.self_attn.q_norm")
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with attached.gates() as found:
+        outputs(attached, ["a"], TEXTS[:1])
+    own = attached.parameters_of("a")
+    weight, bias = (
+        next(
+            tensor for name, tensor in own.items() if name.startswith("0.norm.query.") and name.endswith(f"gate-{part}")
+        )
+        for part in ("weight", "bias")
+    )
+    (value,) = found["0.norm.query.adapter"]
+    assert torch.allclose(value, torch.sigmoid(seen[0] @ weight + bias).mean(), atol=1e-6)
+
+
+@torch.no_grad()
 def test_the_references_pooling_depends_on_padding_and_ours_does_not() -> None:
     for pooling, same in (("masked", True), ("padded", False)):
         attached = attach(model("bert"), {"a": UnipeltConfig(bottleneck=3, length=2, hidden=4, pooling=pooling)})

@@ -13,7 +13,7 @@ def import_(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="classification, regression or generation; what DIR is for by default."),
+        typer.Option(metavar="NAME", help="classification, regression, tagging, spans or generation; DIR's own."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(metavar="NAME,…", help="The labels in the order of the logits; PEFT keeps none.")
@@ -26,8 +26,8 @@ def import_(
 ) -> None:
     """Read an adapter that PEFT wrote.
 
-    LORA, IA3, PROMPT_TUNING, P_TUNING and PREFIX_TUNING with a sequence classifier, or for a model with its LM head,
-    become runs like any other.
+    LORA, IA3, PROMPT_TUNING, P_TUNING and PREFIX_TUNING with a classifier, or for a model with its LM head, become
+    runs like any other.
 
     \b
     Example:

@@ -13,11 +13,6 @@ from graftlm.sites import Site, Sites
 COPY = re.compile(r"\.(original_module|modules_to_save)\.")  # PEFT writes a head's biases three times
 
 
-def pooler(sites: Sites) -> set[str]:
-    """The pooler, which some families' classes with a head do not have."""
-    return {site.module for site in sites.biased() if site.role == "pooler"}
-
-
 def biases_of(
     kind: str, rest: Mapping[str, Tensor], targeted: Sequence[str], sites: Sites
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -33,7 +28,7 @@ def biases_of(
             found[module] = tensor
         elif not COPY.search(path):
             left[path] = tensor
-    missing = sorted(wanted - found.keys() - pooler(sites))
+    missing = sorted(wanted - found.keys() - sites.poolers)
     if missing:
         raise UserError(f'bias = "{kind}" in adapter_config.json, but the file has no bias of {missing[0]}')
     return found, left

@@ -40,6 +40,7 @@ READ = (
     "bias",
     "lora_bias",
     "init_lora_weights",
+    "ensure_weight_tying",
 )
 HARMLESS = {
     "runtime_config": {"ephemeral_gpu_offload": False},
@@ -49,7 +50,6 @@ HARMLESS = {
     "lora_ga_config": None,
     "megatron_core": "megatron.core",
     "qalora_group_size": 16,
-    "ensure_weight_tying": False,
 }
 _OTHER = "it computes something else than LoRA; train anew with --method lora"
 REFUSED = {
@@ -116,7 +116,7 @@ def read(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
 
 def _biased(biases: Mapping[str, Tensor], sites: Sites) -> str | tuple[str, ...]:
     """Our words for the layers whose biases these are."""
-    if biases.keys() == {site.module for site in sites.biased()}:
+    if biases.keys() == {site.module for site in sites.biased()} - sites.idle:
         return "all"
     return words(biases.keys(), sites)
 

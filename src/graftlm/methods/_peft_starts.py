@@ -17,8 +17,11 @@ STARTS = ("pissa", "olora")
 
 
 def beyond_start(start: str, own: Mapping[str, Tensor], module: nn.Module, scale: float) -> dict[str, Tensor]:
-    """`down` (r d_in) and `up` (d_out r) of a layer as the plain (2r d_in) and (d_out 2r); the rest as it is."""
-    down, up = own["down"], own["up"]
+    """`down` (r d_in) and `up` (d_out r) of a layer as the plain (2r d_in) and (d_out 2r); the rest as it is.
+
+    In fp32 whatever the file has: the start is most of the weight, and its rounding would be larger than the change.
+    """
+    down, up = own["down"].float(), own["up"].float()
     first_down, first_up = _start(start, module, down.shape[0], scale)
     return {**own, "down": torch.cat((down, first_down.to(down))), "up": torch.cat((up, -first_up.to(up)), dim=1)}
 

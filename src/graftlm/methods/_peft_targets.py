@@ -31,7 +31,13 @@ def as_targeted(body: Mapping[str, Any], found: Mapping[str, Any], sites: Sites)
     outside = here.difference(inside)
     if body.get("task_type") in LANGUAGE or outside & found.keys():  # else theirs may be a model without a head
         paths |= outside
-    lost = sorted({path for path in paths if _targeted(body, path)} ^ found.keys())
+    named_here = {path for path in paths if _targeted(body, path)}
+    if body.get("task_type") != "SEQ_CLS" or sites.poolers & sites.idle:  # then theirs may be a model without a pooler
+        named_here -= {path for path in named_here - found.keys() if placed(path, sites) in sites.poolers}
+    if body.get("ensure_weight_tying"):  # PEFT acts on both sides of a tied embedding though one is named
+        ends = {site.module for site in sites.all if site.role in ("embedding", "lm_head")}
+        named_here |= {path for path in found if places[path] in ends}
+    lost = sorted(named_here ^ found.keys())
     if lost:
         kind = "but the file has tensors for it" if lost[0] in found else "but the file has no tensors for it"
         said = "does not name" if lost[0] in found else "names"

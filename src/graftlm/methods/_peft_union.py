@@ -7,7 +7,7 @@ from torch import Tensor
 from graftlm.methods import _peft_lora
 from graftlm.methods._method import MethodConfig, acts
 from graftlm.methods._peft import WHOLE, NoWordsError, PeftForm
-from graftlm.methods._peft_biases import base_bias, changes, pooler, rows_of
+from graftlm.methods._peft_biases import base_bias, changes, rows_of
 from graftlm.sites import Branch, Sites, Tensors
 
 
@@ -42,7 +42,7 @@ def united(parts: Sequence[MethodConfig], gates: bool, sites: Sites) -> PeftForm
 
 def _kind(biased: set[str], targeted: set[str], sites: Sites) -> str:
     every = {site.module for site in sites.biased()}
-    if biased in (every, every - pooler(sites)):
+    if biased in (every, every - sites.poolers):
         return "all"
     if biased == targeted & every:
         return "lora_only"

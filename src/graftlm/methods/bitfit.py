@@ -1,7 +1,7 @@
 """BitFit (Ben Zaken et al., 2021, arXiv:2106.10199): only the bias vectors that the model has are trained.
 
 Trained as a change Δb from the pretrained bias, which starts at zero; a bias of every layer, norms and the pooler
-included, or of the chosen roles only.
+included where a task reads them, or of the chosen roles only.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ class BitfitConfig(MethodConfig):
 
 
 def acts(config: BitfitConfig, sites: Sites) -> Sequence[Act]:
-    found = sites.biased() if config.sites == "all" else sites.select(config.sites)
+    read = [site for site in sites.biased() if site.module not in sites.idle]
+    found = read if config.sites == "all" else sites.select(config.sites)
     without = [site for site in found if not site.has_bias]
     if not found or without:
         where = f"{without[0].module} has none" if without else "none of its layers has one"

@@ -9,8 +9,8 @@ PAPER = ""
 KIND = "select"
 MERGEABLE = True
 LEARNING_RATE = 5e-5
-TRAINS = "every weight of the base"
-STORES = "every weight of the base"
+TRAINS = "every weight of the base that a task reads"
+STORES = "the same weights"
 
 
 class FullConfig(MethodConfig):
@@ -18,4 +18,5 @@ class FullConfig(MethodConfig):
 
 
 def acts(config: FullConfig, sites: Sites) -> Sequence[Act]:
-    return [Select(name) for name, _ in sites.model.named_parameters()]
+    names = [name for name, _ in sites.model.named_parameters()]
+    return [Select(name) for name in names if name.rpartition(".")[0] not in sites.idle]

@@ -26,5 +26,6 @@ def acts(config: TopKConfig, sites: Sites) -> Sequence[Act]:
     if config.k > sites.depth:
         raise UserError(f"method.k = {config.k}, but {sites.family} has {sites.depth} layers here")
     above = [f"{site.module}." for site in sites.all if site.role in ("norm.final", "pooler")]
+    above = [path for path in above if path.removesuffix(".") not in sites.idle]
     chosen = tuple(f"{block}." for block in sites.blocks[-config.k :]) + tuple(above)
     return [Select(name) for name, _ in sites.model.named_parameters() if name.startswith(chosen)]

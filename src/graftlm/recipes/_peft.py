@@ -88,7 +88,12 @@ def _token_paths(form: PeftForm, model: TaskModel) -> tuple[str, dict[str, str]]
     layer = sites.head and (sites.head.tagger if kind == "TOKEN_CLS" else sites.head.answerer)
     if not layer:
         raise NoWordsError(f'the class of "{sites.family}" that PEFT has for {kind} is not one layer on the model')
-    return kind, {f"head.{part}": f"{layer}.{part}" for part in ("weight", "bias")}
+    return kind, token_keys(layer)
+
+
+def token_keys(layer: str) -> dict[str, str]:
+    """Our names of a token head's tensors -> the parameter names in the family's class for it, whose `layer` it is."""
+    return {f"head.{part}": f"{layer}.{part}" for part in ("weight", "bias")}
 
 
 def _sayable(model: TaskModel, head: HeadConfig, run: str) -> None:

@@ -14,12 +14,19 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._building import build
 from graftlm.recipes._model import TaskModel
-from graftlm.recipes._peft import method_form, run_form
+from graftlm.recipes._peft import method_form, run_form, token_keys
 from graftlm.recipes.predict import RUN
 from graftlm.sites import Tokens
 from graftlm.tasks import SequenceHead, head_keys
 
 LANGUAGE = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+TASKS = {
+    "SEQ_CLS": ("classification", "regression"),
+    "TOKEN_CLS": ("tagging",),
+    "QUESTION_ANS": ("spans",),
+    **dict.fromkeys(LANGUAGE, ("generation",)),
+}
+KINDS = (("span",), ("span", "none"))  # the labels of spans
 
 
 def import_peft(
@@ -35,9 +42,10 @@ def import_peft(
     """Writes `out/adapter` from a PEFT folder with a classifier, or for a model with an LM head, and gives `out`.
 
     `model` is the folder's own base unless given. `task` is classification, or regression where there is one output;
-    of a CAUSAL_LM or SEQ_2_SEQ_LM folder it is generation, whose `options`, as {"prompt": …}, PEFT does not keep.
-    PEFT keeps no labels: without `labels` they are "0", "1", … Everything that would change results and that we
-    cannot say is refused by name; nothing is written then.
+    tagging of a TOKEN_CLS folder, spans of a QUESTION_ANS one; of a CAUSAL_LM or SEQ_2_SEQ_LM folder it is generation,
+    whose `options`, as {"prompt": …}, PEFT does not keep. PEFT keeps no labels: without `labels` they are "0", "1", …,
+    and of spans "span" (give "span" and "none" where a question may have no answer). Everything that would change
+    results and that we cannot say is refused by name; nothing is written then.
     """
     reporter = reporter or Silent()
     source, target = Path(folder), Path(out)
@@ -49,7 +57,9 @@ def import_peft(
     theirs = methods.from_peft(body, tensors, base.sites())
     for note in theirs.notes:
         reporter.line(note)
-    task, chosen = ("generation", ()) if speaks else _decides(theirs, base, task, labels, reporter)
+    task, chosen = (
+        ("generation", ()) if speaks else _decides(theirs, base, body.get("task_type"), task, labels, reporter)
+    )
     if speaks and labels:
         raise UserError(f"labels = {', '.join(labels)}, but generation has none")
     problem = tasks.parse(options or {}, task, chosen)
@@ -63,7 +73,7 @@ def import_peft(
     card = Card(
         task=task,
         labels=chosen,
-        pair=False,
+        pair=task == "spans",
         method={"name": theirs.config.method, **theirs.config.model_dump(mode="json")},
         head=head.model_dump(mode="json"),
         model=base.source.name,
@@ -77,24 +87,35 @@ def import_peft(
 
 
 def _speaks(body: Mapping[str, Any], task: str | None, source: Path) -> bool:
-    """Whether the folder is for a model with its LM head; refuses a kind of which no task is made here."""
-    kind = body.get("task_type")
-    if task is not None:
-        return task == "generation"
-    if kind not in ("SEQ_CLS", None, *LANGUAGE):
+    """Whether the folder is for a model with its LM head; refuses a kind of which no task is made here, or another."""
+    kind: str | None = body.get("task_type")
+    every = list(dict.fromkeys(name for names in TASKS.values() for name in names))
+    if task is not None and task not in every:
+        tasks.task(task)  # an unknown name is refused with the nearest
+        raise UserError(f"an adapter of PEFT's cannot be read for {task}, only for {', '.join(every)}")
+    if task is None and kind not in (None, *TASKS):
         raise UserError(
-            f"{source} is an adapter for {kind}, and a run is for classification, regression or generation; in "
-            "Python, graftlm.methods.from_peft reads it for a model of your own"
+            f"{source} is an adapter for {kind}, and a run is for one of {', '.join(every)}; in Python, "
+            "graftlm.methods.from_peft reads it for a model of your own"
         )
-    return kind in LANGUAGE
+    own = TASKS.get(kind or "", every)
+    if task is not None and task not in own:
+        raise UserError(f"task = {task}, but {source} is an adapter for {kind}, which is {' or '.join(own)}")
+    return kind in LANGUAGE or task == "generation"
 
 
 def _decides(
-    theirs: methods.Theirs, base: Base, task: str | None, labels: Sequence[str], reporter: Reporter
+    theirs: methods.Theirs, base: Base, kind: str | None, task: str | None, labels: Sequence[str], reporter: Reporter
 ) -> tuple[str, tuple[str, ...]]:
-    """The task of a folder with a classifier, and its labels."""
-    outputs = _outputs(theirs.rest, base)
-    task = task or ("regression" if outputs == 1 else "classification")
+    """The task of a folder with a head, and its labels."""
+    first = TASKS.get(kind or "", TASKS["SEQ_CLS"])[0]
+    layer = _layer(base, task or first)
+    name = f"{layer}.weight"
+    if name not in theirs.rest:
+        held = ", ".join(sorted(theirs.rest)[:3]) or "no head at all"
+        raise UserError(f"the adapter's file holds no {name}, without which it decides nothing; it holds {held}")
+    outputs = int(theirs.rest[name].shape[0])
+    task = task or ("regression" if outputs == 1 and first == "classification" else first)
     return task, _labels(task, labels, outputs, reporter)
 
 
@@ -105,27 +126,25 @@ def _model(body: Mapping[str, Any], model: str | None, source: Path) -> str:
     return str(name)
 
 
-def _classifier(base: Base) -> str:
+def _layer(base: Base, task: str) -> str:
+    """The last layer of the family's class for a task."""
     family = base.sites().head
     if family is None:
         raise UserError(f'the architecture "{base.sites().family}" has no table, so its classifier is not known')
-    return family.classifier
-
-
-def _outputs(rest: Mapping[str, Tensor], base: Base) -> int:
-    name = f"{_classifier(base)}.weight"
-    if name not in rest:
-        held = ", ".join(sorted(rest)[:3]) or "no head at all"
-        raise UserError(f"the adapter's file holds no {name}, without which it decides nothing; it holds {held}")
-    return int(rest[name].shape[0])
+    layer = {"tagging": family.tagger, "spans": family.answerer}.get(task, family.classifier)
+    if layer is None:
+        raise UserError(f"the class of {base.sites().family} that PEFT has for {task} is not one layer on the model")
+    return layer
 
 
 def _labels(task: str, labels: Sequence[str], outputs: int, reporter: Reporter) -> tuple[str, ...]:
-    if task not in ("classification", "regression"):
-        tasks.task(task)  # an unknown name is refused with the nearest
-        raise UserError(
-            f"an adapter of PEFT's cannot be read for {task}; classification, regression and generation can"
-        )
+    if task == "spans":
+        if outputs != 2 or tuple(labels) not in ((), *KINDS):
+            raise UserError(
+                f"task = spans needs two outputs and the labels span, or span,none; the adapter's head has {outputs} "
+                f"and labels = {', '.join(labels) or 'none given'}"
+            )
+        return tuple(labels) or KINDS[0]
     if task == "regression":
         if labels:
             raise UserError(f"labels = {', '.join(labels)}, but regression has none")
@@ -148,11 +167,15 @@ def _pooling(method: methods.MethodConfig, base: Base) -> Any:
 
 
 def _head_keys(model: TaskModel, rest: Mapping[str, Tensor]) -> Mapping[str, str]:
-    """The parameters of the family's classifier by our names."""
+    """The parameters of the family's own head by our names."""
     sites = model.attached.sites
     assert sites.head is not None
-    assert isinstance(model.head, SequenceHead)
-    keys = head_keys(model.head, sites.head, sites.class_prefix)
+    if isinstance(model.head, SequenceHead):
+        keys = head_keys(model.head, sites.head, sites.class_prefix)
+    elif any(isinstance(act, Tokens) for act in model.attached.acts[RUN]):
+        raise UserError(f"virtual tokens move the places that {model.problem.task} reads, in PEFT; a run has no such")
+    else:
+        keys = token_keys(_layer(model.base, model.problem.task))
     missing = [path for path in keys.values() if path not in rest]
     if missing:
         raise UserError(

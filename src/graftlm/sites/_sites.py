@@ -191,21 +191,33 @@ class Sites:
         return found
 
     def linear(self) -> list[Site]:
-        """Every linear layer, as PEFT's "all-linear": not the output layer, nor a pooler that no classifier reads.
+        """Every linear layer, as PEFT's "all-linear": not the output layer, nor an idle one.
 
-        A layer that the checkpoint lacks is left to the head. Of a model without a table, those inside its blocks.
+        Of a model without a table, those inside its blocks.
         """
-        read = self.head is not None and not self.head.fresh and self.head.dense is not None
-        left_out = ("lm_head",) if read else ("lm_head", "pooler")
-        lacking = {self.prefix + name.rpartition(".")[0] for name in self.missing}
         found = [
             site
             for site in (*self.all, *self.others)
-            if site.kind == "linear" and site.role not in left_out and site.module not in lacking
+            if site.kind == "linear" and site.role != "lm_head" and site.module not in self.idle
         ]
         if not found:
             raise UserError(f'"{self.family}" has no linear layer inside repeated blocks; full or head would work')
         return found
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """Layers of the base that no task reads: a pooler that no classifier has, and what the checkpoint lacks.
+
+        A head that needs the latter trains it as its own.
+        """
+        lacking = {self.prefix + name.rpartition(".")[0] for name in self.missing}
+        read = self.head is not None and not self.head.fresh and self.head.dense is not None
+        return frozenset(lacking.union(() if read else self.poolers))
+
+    @property
+    def poolers(self) -> set[str]:
+        """The pooler, which some families' classes with a head do not have."""
+        return {site.module for site in self.all if site.role == "pooler"}
 
     def norms(self) -> list[Site]:
         return [site for site in self.all if site.kind == "norm"]

@@ -99,6 +99,11 @@ class View:
         bias = getattr(self.module, "bias", None)
         return bias if bias is None or self.site.rows is None else self.site.rows.of_outputs(bias)
 
+    @property
+    def heads(self) -> int:
+        """How many places a token has here: a norm of each head is given (rows tokens heads width)."""
+        return self.input.shape[2] if self.input.dim() == 4 else 1
+
     def mean(self, h: Tensor, padded: bool = False) -> Tensor:
         """h (n r k) averaged over the real tokens of each example, or with `padded` over all places: (n b k)."""
         places = self.chunk.rows(self.router.by_example(self.input))
@@ -106,9 +111,8 @@ class View:
         if padded:
             found = by_row.mean(1)
         else:
-            real = self.router.real(self.chunk, places, self.site.stream)
-            heads = by_row.shape[1] // real.shape[1]  # a norm of each head sees a token once a head
-            weights = real.repeat_interleave(heads, 1).to(h.dtype)[..., None]
+            real = self.router.real(self.chunk, places[:, :: self.heads], self.site.stream)
+            weights = real.repeat_interleave(self.heads, 1).to(h.dtype)[..., None]
             found = torch.where(weights > 0, by_row, 0).sum(1) / weights.sum(1).clamp(min=1)
         return found.reshape(h.shape[0], -1, h.shape[-1])
 
@@ -140,7 +144,10 @@ class View:
             return h
         keys = self.router.row_keys(self.chunk)
         by_row = h.reshape(keys.shape[0], -1, h.shape[-1])
-        positions = self.router.row_positions(self.chunk, by_row, self.site.stream)
+        positions = self.router.row_positions(self.chunk, by_row[:, :: self.heads], self.site.stream)
+        if self.heads > 1:
+            each = torch.arange(self.heads, device=positions.device)
+            positions = (positions[..., None] * self.heads + each).flatten(1)
         rate = self.chunk.spread(self.rate, keys.shape[0])
         return keyed_dropout(by_row, keys, positions, self.salt, rate).reshape(h.shape)
 

@@ -5,6 +5,7 @@ Prefixes and gates are a layer's own, by the number of the call. Transformers ha
 
 from typing import Any
 
+from graftlm.core.errors import UserError
 from graftlm.sites._table import Architecture, Head, Span, Stack
 
 LAYER = "albert_layers.0"
@@ -12,6 +13,8 @@ LAYER = "albert_layers.0"
 
 def architecture(config: Any) -> Architecture:
     layers, groups = config.num_hidden_layers, config.num_hidden_groups
+    if config.inner_group_num != 1:
+        raise UserError(f"an ALBERT with inner_group_num = {config.inner_group_num} is not known here; 1 would work")
     attention = f"{LAYER}.attention"
     stack = Stack(
         blocks="encoder.albert_layer_groups",
