@@ -232,3 +232,58 @@ def test_a_run_whose_files_do_not_fit_is_refused_by_name_and_leaves_no_report(
     with pytest.raises(UserError, match=re.escape(f"{path} {message}")):
         report([out])
     assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("run.json", {"config": {}}, "config.seed: field required"),
+        ("run.json", {"timing": 3}, "timing: "),
+        ("run.json", {"parameters": {"delta": "many"}}, "parameters.delta: "),
+        ("run.json", {"test": {"metrics": {"accuracy": "0.5"}, "examples": 40, "data": "x"}}, "accuracy = '0.5'"),
+        ("metrics.json", {"metrics": 3}, "metrics: "),
+    ],
+)
+def test_a_record_of_another_shape_is_refused_with_its_place(
+    file: str, change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    out = _comparison(tmp_path / "compared", {"lora": 30})
+    path = out / "runs/lora-shots16-seed0" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        report([out])
+    assert str(path) in str(error.value)
+    assert not (out / "report.html").exists()
+
+
+def test_a_plan_of_another_shape_is_refused(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "compared", {"lora": 30})
+    (out / "plan.json").write_text('{"names": 5}')
+    with pytest.raises(UserError, match=r"plan\.json is not what a run leaves: names"):
+        report([out])
+
+
+def test_runs_that_were_planned_and_are_not_there_are_named(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "compared", {"lora": 30, "head": 20})
+    names = [path.name for path in sorted((out / "runs").iterdir())]
+    (out / "plan.json").write_text(json.dumps({"names": names}))
+    assert "lacks" not in report([out])[1]
+    (out / "runs" / names[0] / "run.json").unlink()
+    path, said = report([out])
+    assert f"lacks 1 of the 4 runs that it planned ({names[0]})" in said
+    assert "lacks 1 of the 4" in path.read_text()
+
+
+def test_a_tested_run_without_its_answers_is_refused(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "compared", {"lora": 30})
+    (out / "runs/lora-shots16-seed0/test.jsonl").unlink()
+    with pytest.raises(UserError, match="has 0 answers to the 40 test examples"):
+        report([out])
+
+
+def test_one_seed_has_no_deviation_in_any_of_the_tables(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "compared", {"lora": 30, "head": 20}, seeds=1)
+    page = report([out])[0].read_text()
+    assert "± 0.000" not in page
+    assert r"\pm" not in (out / "results.tex").read_text()
+    assert "over their one pair (max-statistic)" in page

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from graftlm.core.errors import UserError
 from graftlm.core.files import read_json
 from graftlm.core.options import as_yaml
@@ -17,6 +19,41 @@ COLUMNS = ("run", "method", "learning_rate", "shots", "seed", "state", "validati
 COLUMNS += ("seconds", "memory_bytes", "steps", "stopped")
 ENDED = ("done", "failed")
 AGAIN = "again"  # the folder under which a report's commands train runs anew
+
+
+class _Config(BaseModel):
+    seed: int
+    data: dict[str, Any]
+    training: dict[str, Any]
+
+
+class _Timing(BaseModel):
+    train_seconds: float = 0
+
+
+class _Test(BaseModel):
+    metrics: dict[str, Any]
+    examples: int
+    data: str
+
+
+class _Record(BaseModel):
+    """What is read of a run's record."""
+
+    config: _Config
+    state: str = ""
+    parameters: dict[str, int] = {}
+    timing: _Timing = _Timing()
+    validation: dict[str, Any] | None = None
+    test: _Test | None = None
+
+
+class _Metrics(BaseModel):
+    metrics: dict[str, Any] = {}
+
+
+class _Plan(BaseModel):
+    names: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -101,8 +138,9 @@ class Result:
     def answers(self) -> list[dict[str, Any]]:
         """The answers on the test split, in its order; none where it was not tested."""
         path, found = self.folder / TESTED, read_lines(self.folder / TESTED)
-        count = self.record.get("test", {}).get("examples", len(found))
-        if found and len(found) != count:
+        test = self.record.get("test")
+        count = test["examples"] if test else len(found)
+        if len(found) != count:
             raise UserError(f"{path} has {len(found)} answers to the {count} test examples of {RECORD}; train it again")
         if any("answer" not in row or "share" not in row for row in found):
             raise UserError(f"{path} has a line without an answer and its share; train it again")
@@ -128,14 +166,28 @@ def result(folder: Path, setting: str | None = None) -> Result | None:
     if not path.is_file():
         return None
     record = read_json(path, "run's record")
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        raise UserError(f"{path} is not a run's record: it has no config")
-    metrics = read_json(folder / "metrics.json", "run's metrics") if (folder / "metrics.json").is_file() else {}
-    test = record.get("test", {}).get("metrics", {})
+    _shaped(record, _Record, path)
+    other = folder / "metrics.json"
+    metrics = read_json(other, "run's metrics") if other.is_file() else {}
+    _shaped(metrics, _Metrics, other)
+    test = (record.get("test") or {}).get("metrics", {})
     metric = record.get("metric") or metrics.get("primary", "")
     best = record.get("validation") or (metrics.get("metrics", {}) if metrics.get("split") == "validation" else {})
     name = setting or folder.name.rsplit("-seed", 1)[0]
-    return Result(folder, name, metric, best.get(metric), test.get(metric), record)
+    values = [best.get(metric), test.get(metric)]
+    if wrong := [value for value in values if value is not None and not isinstance(value, int | float)]:
+        raise UserError(f"{path} has {metric} = {wrong[0]!r}, which is no number")
+    return Result(folder, name, metric, *values, record)
+
+
+def _shaped(values: Any, shape: type[BaseModel], path: Path) -> None:
+    """Refuses a file whose values are not of the kinds that are read here; what else it has is not looked at."""
+    try:
+        shape.model_validate(values, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path} is not what a run leaves: {where}: {first['msg'].lower()}") from None
 
 
 def results(folders: Sequence[Path]) -> list[Result]:
@@ -164,7 +216,13 @@ def planned(folder: Path) -> list[str]:
     """The names of a comparison's runs in its own order."""
     path = folder / PLAN
     plan = read_json(path, "plan of a comparison") if path.is_file() else {}
-    return list(plan.get("names", ())) if isinstance(plan, dict) else []
+    _shaped(plan, _Plan, path)
+    return list(plan.get("names", ()))
+
+
+def absent(folder: Path) -> list[str]:
+    """The runs that a comparison planned and that its folder has nothing of."""
+    return [name for name in planned(folder) if not (folder / RUNS / name / RECORD).is_file()]
 
 
 def _ambiguous(found: Sequence[Result]) -> set[str]:

@@ -159,7 +159,7 @@ def _line(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for split in ("validation", "test"):
         yield _spread([row[split] for row in done if row[split] is not None])
     yield from (f"{rows[0][name]:,}" for name in ("trained", "stored"))
-    yield f"{statistics.mean(row['seconds'] for row in rows):.1f}"
+    yield f"{statistics.mean(row['seconds'] for row in done or rows):.1f}"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -94,7 +94,7 @@ def against_parameters(found: Sequence[Setting], metric: str, style: Looks) -> g
         figure.add_scatter(
             x=[setting.done[0].trained],
             y=[spread[0]],
-            error_y={"array": [spread[1]], "thickness": 1.2, "color": look["color"]},
+            error_y={"array": [spread[1] or 0], "thickness": 1.2, "color": look["color"]},
             mode="markers",
             marker={"color": look["color"], "symbol": look["symbol"], "size": 12},
             name=short(setting.name),
@@ -148,7 +148,7 @@ def few_shot(found: Sequence[Setting], metric: str) -> graphs.Figure | None:
         figure.add_scatter(
             x=[setting.shots for setting in own],
             y=[value for value, _ in spreads],
-            error_y={"array": [deviation for _, deviation in spreads], "thickness": 1.2, "color": colour},
+            error_y={"array": [deviation or 0 for _, deviation in spreads], "thickness": 1.2, "color": colour},
             mode="lines+markers",
             line={"color": colour, "dash": DASHES[place // len(COLOURS) % len(DASHES)]},
             name=short(own[0].name.replace(f"-shots{own[0].shots}", "")),

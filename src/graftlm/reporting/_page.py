@@ -108,11 +108,12 @@ def _explained(verdict: Verdict) -> str:
     over = f"{verdict.examples:,} test examples" if verdict.examples else ""
     seeds = f"{verdict.seeds} seeds" if verdict.seeds > 1 else ""
     sources = " and ".join(filter(None, [over, seeds])) or "nothing that varies"
+    pairs = f"all {verdict.pairs} pairs" if verdict.pairs > 1 else "their one pair"
     alone = "" if verdict.seeds > 1 else " One seed says nothing of how much another would differ."
     return (
         f"Intervals of 95 % from {DRAWS:,} bootstrap replicates over {sources}: a replicate draws test examples anew, "
         "the same for all settings, and moves each mean by a t-distributed error of its seeds. Differences are judged "
-        f"together, by the largest studentised error over all {verdict.pairs} pairs (max-statistic).{alone}"
+        f"together, by the largest studentised error over {pairs} (max-statistic).{alone}"
     )
 
 

@@ -61,14 +61,17 @@ def _costs(setting: Setting) -> list[str]:
     return [
         f"{first.trained:,}",
         f"{first.stored:,}",
-        f"{mean(run.seconds for run in runs):.1f}",
+        f"{setting.seconds:.1f}",
         f"{memory / 1e6:,.0f} MB" if memory else "–",
         f"{first.rate:g}" if first.rate else "–",
     ]
 
 
-def _spread(found: tuple[float, float] | None) -> str:
-    return "–" if found is None else f"{found[0]:.3f} ± {found[1]:.3f}"
+def _spread(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return "–"
+    value, deviation = found
+    return f"{value:.3f}" if deviation is None else f"{value:.3f} ± {deviation:.3f}"
 
 
 def _p(value: float) -> str:

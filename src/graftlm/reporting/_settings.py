@@ -58,10 +58,15 @@ class Setting:
         found = [run.validation if split == "validation" else run.test for run in self.done]
         return [value for value in found if value is not None]
 
-    def spread(self, split: str) -> tuple[float, float] | None:
-        """Mean and standard deviation over seeds; None without a value."""
+    def spread(self, split: str) -> tuple[float, float | None] | None:
+        """Mean and standard deviation over seeds, which one seed has none of; None without a value."""
         values = self.values(split)
-        return (mean(values), stdev(values) if len(values) > 1 else 0.0) if values else None
+        return (mean(values), stdev(values) if len(values) > 1 else None) if values else None
+
+    @property
+    def seconds(self) -> float:
+        """Of training, the mean over seeds; of those that failed only where all did."""
+        return mean(run.seconds for run in self.done or self.runs)
 
     @cached_property
     def answers(self) -> list[list[dict[str, Any]]]:

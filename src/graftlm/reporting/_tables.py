@@ -42,10 +42,16 @@ def write_latex(path: Path, found: Sequence[Setting], verdict: Verdict | None) -
         cells = [rf"\textbf{{{name}}}" if setting.name in alike else name]
         for split in ("validation", "test"):
             spread = setting.spread(split)
-            cells.append("--" if spread is None else rf"${spread[0]:.3f} \pm {spread[1]:.3f}$")
-        seconds = sum(run.seconds for run in setting.done) / max(1, len(setting.done))
-        lines.append(" & ".join([*cells, f"{setting.first.trained:,}", f"{seconds:.1f}"]) + r" \\")
+            cells.append(_cell(spread))
+        lines.append(" & ".join([*cells, f"{setting.first.trained:,}", f"{setting.seconds:.1f}"]) + r" \\")
     write_text(path, "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
+
+
+def _cell(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return "--"
+    value, deviation = found
+    return f"${value:.3f}$" if deviation is None else rf"${value:.3f} \pm {deviation:.3f}$"
 
 
 def escaped(text: str) -> str:

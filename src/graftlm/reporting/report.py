@@ -1,10 +1,10 @@
 """A comparison as files to look at and to cite, made from its runs' folders alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graftlm.core.files import write_text, writing
-from graftlm.core.results import results
+from graftlm.core.results import absent, planned, results
 from graftlm.reporting._page import page
 from graftlm.reporting._settings import sentence, settings, verdict
 from graftlm.reporting._tables import write_csv, write_latex, write_parquet
@@ -21,7 +21,7 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> tupl
     runs = results(paths)
     found = settings(runs)
     own = verdict(found)
-    said = sentence(found, own)
+    said = " ".join([sentence(found, own), *_absent(paths)])
     whole = page(paths, found, own, said)  # before anything is written: what cannot be read leaves nothing behind
     to = Path(out) if out is not None else paths[0]
     with writing(to):
@@ -31,3 +31,11 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> tupl
     write_latex(to / "results.tex", found, own)
     write_text(to / REPORT, whole)
     return to / REPORT, said
+
+
+def _absent(paths: Sequence[Path]) -> Iterator[str]:
+    """A line a comparison that planned runs which its folder has nothing of."""
+    for path in paths:
+        if missing := absent(path):
+            named = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            yield f"{path} lacks {len(missing)} of the {len(planned(path))} runs that it planned ({named})."
