@@ -71,6 +71,7 @@ CASES = [
     option("training.max_length=1", "max_length = 1 leaves no token for a text beside the 2 that frame it"),
     option("seed=-1", "option seed = -1"),
     option("seed=1000000000000000000000000", "option seed = 1000000000000000000000000"),
+    Case("no columns", fit("--columns ''"), '--columns "": write it as name=value,name=value'),
     Case("a shots' seed too large", fit("--shots 2 --shots-seed 9999999999"), "option data.shots_seed = 9999999999"),
     option("data.limit={trian: 5}", 'no split "trian"; did you mean "train"?'),
     option("data.split={train: 0.9, test: 0.9}", "option data = "),

@@ -22,7 +22,7 @@ def words(family: str) -> tuple[str, ...]:
     return (WORDS[1], WORDS[0], *WORDS[2:]) if tiny.config_of(family).pad_token_id == 1 else WORDS
 
 
-def tokenizer(family: str) -> PreTrainedTokenizerFast:
+def tokenizer(family: str, **more: str) -> PreTrainedTokenizerFast:
     """<s> … </s> around a text of an encoder, as its own; a causal model's has neither, T5's ends with </s>."""
     sentinel = family in ("t5", "t5-gated", "mt5")
     names = [SENTINEL if sentinel and word == "<mask>" else word for word in words(family)]
@@ -37,7 +37,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
             special_tokens=[("<s>", names.index("<s>")), ("</s>", 2)],
         )
         special |= {"extra_special_tokens": [SENTINEL]} if sentinel else {"mask_token": "<mask>"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special, **more)
 
 
 def saved(family: str, folder: Path) -> str:

@@ -127,6 +127,53 @@ def test_a_score_lies_between_the_numbers_of_its_words(base: str, tmp_path: Path
         )
 
 
+def test_a_score_is_asked_for_by_words_of_several_tokens(base: str, tmp_path: Path) -> None:
+    asked = DataConfig.parse(data(tmp_path))
+    words = {"name": "multi-mask", "words": {"0": "w1", "1": "w2 w4"}}
+    found = evaluate(
+        base,
+        PromptConfig.parse({"template": "{text} w5 {mask}", "verbalizer": words}),
+        asked,
+        "validation",
+        task="regression",
+    )
+    assert 0 < found.metrics["mae"] < 1
+
+
+@pytest.mark.parametrize("name", ["nan", "inf"])
+def test_a_score_is_a_number_that_is_one(name: str, base: str, tmp_path: Path) -> None:
+    prompt = PromptConfig.parse({"template": "{text} {mask}", "verbalizer": {name: "w1", "1": "w2"}})
+    with pytest.raises(graftlm.UserError, match=f'"{name}" is none'):
+        evaluate(base, prompt, DataConfig.parse(data(tmp_path)), "validation", task="regression")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_a_text_is_cut_for_the_words_that_stand_behind_it(family: str, tmp_path: Path) -> None:
+    folder = saved(family, tmp_path / "base")
+    long = AutoTokenizer.from_pretrained(folder)
+    long.model_max_length = 10_000  # then the model's positions are the limit
+    long.save_pretrained(folder)
+    texts = [{"text": "w9 " * 200, "label": "a"}, {"text": "w9", "label": "b"}]
+    words = {"name": "multi-mask", "words": {"a": "w1 w2 w3", "b": "w2"}, "rule": "full"}
+    prompt = PromptConfig.parse({"template": "{text:shorten} w9 {mask}", "verbalizer": words})
+    source = DataConfig.parse({"path": write(tmp_path / "long.jsonl", texts), "split": {"test": 1}})
+    assert evaluate(folder, prompt, source, "test").metrics["loss"] > 0
+
+
+def test_a_row_without_a_templates_field_is_named_or_left_out(base: str, tmp_path: Path) -> None:
+    texts = [{"text": "w1", "x": "w2", "label": "a"}, {"text": "w1", "x": None, "label": "b"}] * 2
+    prompt = PromptConfig.parse({**PROMPT, "template": "{x} {mask}"})
+    source = {"path": write(tmp_path / "gaps.jsonl", texts), "split": {"test": 1}}
+    with pytest.raises(graftlm.UserError, match=r'gaps\.jsonl line 2 has no "x"'):
+        evaluate(base, prompt, DataConfig.parse(source), "test")
+    assert evaluate(base, prompt, DataConfig.parse({**source, "skip_bad": True}), "test").examples == 2
+
+
+def test_a_task_without_a_prompt_is_refused_before_its_data_is_read(base: str, tmp_path: Path) -> None:
+    with pytest.raises(graftlm.UserError, match='the task "tagging" has no prompt formulation'):
+        evaluate(base, PromptConfig.parse(PROMPT), DataConfig.parse(data(tmp_path)), "validation", task="tagging")
+
+
 def test_both_formulations_are_compared(base: str, tmp_path: Path) -> None:
     found = graftlm.compare(
         model=base,
@@ -205,6 +252,8 @@ def test_a_run_with_a_hard_template_is_merged_by_none_and_exported_where_peft_ha
         ({"prompt": {**SOFT, "soft": {**TABLE, "length": 5}}}, "prompt.soft.length = 5 means nothing: a template says"),
         ({"prompt": {**SOFT, "soft": {**TABLE, "position_shift": False}}}, "prompt.soft.position_shift = false means"),
         ({"prompt": {"template": "{text} {mask}"}}, "option prompt.verbalizer is missing"),
+        ({"prompt": {**SOFT, "soft": "lora"}}, 'prompt.soft = "lora" makes no virtual tokens; prompt-tuning, ptuning'),
+        ({"prompt": {**PROMPT, "verbalizer": {"a": "\ud800", "b": "w2"}}}, "half a surrogate pair at character 1"),
         ({"prompt": {**PROMPT, "soft": "instance-prompt", "template": '{"soft": "w1"} {mask}'}}, "start from no words"),
     ],
 )

@@ -32,9 +32,22 @@ ONE = Slots((MASK,), (0,), (2,))
     [("max-first", 0.6 * 0.8), ("left-to-right", 0.4 * 0.7), ("parallel", 0.4 * 0.6), ("full", 0.8 * 0.7)],
 )
 def test_each_rule_multiplies_what_it_has_foreseen(rule: multi.Rule, expected: float) -> None:
-    found = multi.slot_scores(foresees, [TWO, ONE], rule)
+    found = multi.slot_scores(foresees, [TWO, ONE], rule, 8)
     assert found.exp().tolist() == pytest.approx([expected, 0.3], rel=1e-5)
-    assert multi.slot_scores(foresees, [ONE], rule).exp().tolist() == pytest.approx([0.3], rel=1e-5)
+    assert multi.slot_scores(foresees, [ONE], rule, 8).exp().tolist() == pytest.approx([0.3], rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["max-first", "left-to-right", "parallel", "full"])
+def test_no_more_rows_are_asked_at_once_than_wanted_and_that_changes_nothing(rule: multi.Rule) -> None:
+    asked: list[int] = []
+
+    def counted(rows: Sequence[Slots]) -> torch.Tensor:
+        asked.append(len(rows))
+        return foresees(rows)
+
+    rows = [TWO, ONE, TWO, ONE, TWO]
+    assert torch.equal(multi.slot_scores(counted, rows, rule, 2), multi.slot_scores(foresees, rows, rule, 99))
+    assert max(asked) == 2
 
 
 def test_one_pass_scores_words_of_unequal_lengths() -> None:

@@ -14,7 +14,7 @@ from prompts.models import tokenizer
 
 ANY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no mistake
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
-NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True).filter(lambda name: name not in ("mask", "soft", "turn"))
+NAMES = st.one_of(st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True), st.sampled_from(["mask", "soft", "turn"]))
 PIECES = st.one_of(
     TEXTS.map(Words),
     st.builds(Field, NAMES, st.lists(st.sampled_from(["lower", "strip_period", "shorten"]), max_size=2).map(tuple)),
@@ -156,3 +156,41 @@ def test_a_special_token_is_what_the_tokenizer_has_for_it_with_no_space_before_i
     assert str(with_specials(theirs, tokenizer("bert"))) == "{text}</s> It was {mask}</s>"
     with pytest.raises(UserError, match='has no special token "<cls>"; it has <eos>, <mask>, <pad>, <unk>'):
         with_specials(parse('{"special": "<cls>"} {mask}'), tokenizer("bert"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{meta.} {mask}", "character 1: {meta.} names no field"),
+        ('{text} {"soft": "\\ud800"} {mask}', "character 8: '\\ud800' holds half a surrogate pair at character 1"),
+        ('{"soft": 3, "duplicate": 2} {mask}', '"duplicate" is of {"soft": null}'),
+        ("*cls**sent_12*_It_was*mask*.*sep+*", "*sent_12* is none of LM-BFF's sentences"),
+        ("*cls**sent-l_0*_It_was*mask*.*sep+*", "*sent-l_0* is none of LM-BFF's sentences"),
+    ],
+)
+def test_what_another_library_would_read_otherwise_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(text)
+    assert said in str(error.value)
+
+
+def test_lm_bff_s_sep_alone_begins_no_segment() -> None:
+    own = with_specials(parse("*cls**sent_0**sep**sent_1*_is*mask*.*sep*"), tokenizer("bert", sep_token="</s>"))
+    assert Break() not in own.pieces
+    assert Break() in parse("*cls**sent_0**sep+**sent_1*_is*mask*.*sep+*").pieces
+    assert str(own) == "{text:shorten}</s>{text_pair:shorten} is{mask:space}."
+
+
+def test_only_what_cannot_be_cut_is_to_blame_for_the_length() -> None:
+    frame = wordpiece().frame
+    with pytest.raises(UserError, match=r"only fields that are marked are cut: write \{text_pair:shorten\}"):
+        Filler(parse("{text:shorten} {text_pair} {mask}"), frame).fill([{"text": "w1", "text_pair": "w1 " * 9}], 8)
+    with pytest.raises(UserError, match="alone has more than the 4 tokens"):
+        Filler(parse("{text:shorten} w1 w2 {mask}"), frame).fill([{"text": "w1"}], 4)
+
+
+def test_without_filters_a_text_stands_as_it_is() -> None:
+    """A mask in place of a text stays one, though the template would write it small."""
+    filler = Filler(parse("{text:lower:drop_last} w1 {mask}"), wordpiece().frame)
+    (filtered,), (plain,) = (filler.fill([{"text": "<mask>"}], 20, filtered=each) for each in (True, False))
+    assert (filtered.ids.count(4), plain.ids.count(4)) == (1, 2)

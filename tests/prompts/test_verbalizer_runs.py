@@ -182,7 +182,7 @@ def test_words_of_several_tokens_are_foreseen_as_one_alone_is(tmp_path: Path) ->
         encoded = model.encode([Example(row["text"]) for row in rows(4)], "run").rows
         assert all(len(row.places or ()) == 2 for row in encoded)
         with torch.no_grad():
-            found = asked(head, "run", encoded, [], base.pad_id)  # pyright: ignore[reportArgumentType]
+            found = asked(head, "run", encoded, [], base.pad_id, 8)  # pyright: ignore[reportArgumentType]
             for row, own in zip(encoded, found, strict=True):
                 short = Features(
                     [*row.ids[:-3], *row.ids[-2:]], None if row.types is None else row.types[1:], row.places[:1]
@@ -200,7 +200,7 @@ def test_a_causal_model_adds_up_what_it_foresees_of_a_word(tmp_path: Path) -> No
     (row,) = model.encode([Example("w20 w21")], "run").rows
     first, second = WORDS.index("w1"), WORDS.index("w3")
     with torch.no_grad():
-        found = asked(model.head, "run", [row], model.virtual["run"], model.base.pad_id)  # pyright: ignore
+        found = asked(model.head, "run", [row], model.virtual["run"], model.base.pad_id, 8)  # pyright: ignore
         ids = torch.tensor([[*row.ids, first]])
         model.attached.route("run")
         whole = model.attached(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].log_softmax(-1)
@@ -220,7 +220,7 @@ def test_a_decoder_adds_up_what_it_foresees_of_a_word(family: str, tmp_path: Pat
     start, first, second = model.attached.sites.config.decoder_start_token_id, WORDS.index("w1"), WORDS.index("w3")
     mask = WORDS.index("<mask>")
     with torch.no_grad():
-        found = asked(model.head, "run", encoded, model.virtual["run"], model.base.pad_id)  # pyright: ignore
+        found = asked(model.head, "run", encoded, model.virtual["run"], model.base.pad_id, 8)  # pyright: ignore
         for row, own in zip(encoded, found, strict=True):
             assert row.places is not None
             before = [mask] if family == "t5" else row.ids[: row.places[0]]

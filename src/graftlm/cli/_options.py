@@ -13,10 +13,8 @@ SHORT_FORMS = (("method", "name"), ("task", "name"), ("data", "path"))
 def pairs(text: str | None, flag: str) -> dict[str, str]:
     """`text=body,label=stars` as a mapping."""
     found: dict[str, str] = {}
-    for part in (text or "").split(","):
+    for part in text.split(",") if text is not None else ():
         name, equals, value = (side.strip() for side in part.partition("="))
-        if not part and not text:
-            continue
         if not (equals and name and value):
             raise UserError(f'{flag} "{text}": write it as name=value,name=value')
         if name in found:

@@ -34,6 +34,14 @@ class Stopped(Exception):
         self.signal = signal
 
 
+def check_whole(text: str, name: str) -> None:
+    """Refuses a text with half a surrogate pair, which no tokenizer reads. `name` says whose text it is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name} holds half a surrogate pair at character {error.start + 1}") from None
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: names the nearest one, or lists the few there are."""
     names = sorted(map(str, known))

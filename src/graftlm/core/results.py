@@ -174,10 +174,11 @@ def result(folder: Path, setting: str | None = None) -> Result | None:
     metric = record.get("metric") or metrics.get("primary", "")
     best = record.get("validation") or (metrics.get("metrics", {}) if metrics.get("split") == "validation" else {})
     name = setting or folder.name.rsplit("-seed", 1)[0]
-    values = [best.get(metric), test.get(metric)]
-    if wrong := [value for value in values if value is not None and not isinstance(value, int | float)]:
-        raise UserError(f"{path} has {metric} = {wrong[0]!r}, which is no number")
-    return Result(folder, name, metric, *values, record)
+    validated, tested = best.get(metric), test.get(metric)
+    for value in (validated, tested):
+        if value is not None and not isinstance(value, int | float):
+            raise UserError(f"{path} has {metric} = {value!r}, which is no number")
+    return Result(folder, name, metric, validated, tested, record)
 
 
 def _shaped(values: Any, shape: type[BaseModel], path: Path) -> None:

@@ -8,6 +8,7 @@ from graftlm.prompts._filters import SHORTEN
 from graftlm.prompts._template import PAIR, TEXT, Break, Field, Mask, Piece, Soft, Special, Words, wrong
 
 SENTENCE = re.compile(r"(\+?)sent([lu]?)(-?)_(\d)")
+SENTENCES = re.compile(r"\+?sent\W?\w?\W?_\d+")
 CASES = {"l": ("first_lower",), "u": ("first_upper",), "": ()}
 PLACEHOLDERS = {"text_a": TEXT, "text_b": PAIR}
 LONGEST = 10_000  # virtual tokens of one piece
@@ -37,18 +38,22 @@ def from_lm_bff(text: str) -> list[Piece]:
     place = 0
     for chunk in text.split("*"):
         sentence = SENTENCE.fullmatch(chunk)
-        if chunk in ("sep", "sep+"):
+        if chunk == "sep+":
             found.append(Break())
+        elif chunk == "sep":  # the sign alone: what follows stays in the segment
+            found.append(Special("<sep>"))
         elif chunk == "mask":
             found.append(Mask(True))
         elif sentence is not None:
             found += _sentence(sentence, place)
         elif chunk.startswith(("label_", "labelx_")):
             raise wrong(place, f"*{chunk}* is of a demonstration; a template of the text alone would work")
+        elif SENTENCES.fullmatch(chunk):
+            raise wrong(place, f"*{chunk}* is none of LM-BFF's sentences, as *sent_0*, *+sent_1*, *sentl_0*, *sent-_1*")
         elif chunk not in ("", "cls"):
             found.append(Words(chunk.replace("_", " ")))
         place += len(chunk) + 1
-    while found and isinstance(found[-1], Break):
+    while found and (isinstance(found[-1], Break) or found[-1] == Special("<sep>")):
         found.pop()
     return found
 
@@ -96,6 +101,8 @@ def _soft(values: Mapping[str, Any], place: int) -> list[Piece]:
         if count is not None or same:
             raise ValueError('"duplicate" and "same" are of virtual tokens without words')
         return [Soft(1, value.strip(), name)]
+    if value is not None and count is not None:
+        raise ValueError('"duplicate" is of {"soft": null}; {"soft": 8} says how many by itself')
     length = value if value is not None else count if count is not None else 0 if name else 1
     if type(length) is not int or not (0 < length <= LONGEST or (length == 0 and value is count is None)):
         raise ValueError(f'"soft": {length!r} is neither a number of virtual tokens nor words to start from')

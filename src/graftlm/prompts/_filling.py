@@ -91,14 +91,17 @@ class Filler:
     slots: Mapping[Soft, Sequence[int]] = field(default_factory=dict)
     masks: int = 1
 
-    def fill(self, rows: Sequence[Values], room: int) -> list[Filled]:
-        """Each row as at most `room` tokens; only what is marked `shorten` is cut, a token of the longest at a time."""
-        plans = [self._plan(values) for values in rows]
+    def fill(self, rows: Sequence[Values], room: int, *, filtered: bool = True) -> list[Filled]:
+        """Each row as at most `room` tokens; only what is marked `shorten` is cut, a token of the longest at a time.
+
+        Without `filtered` a field's text stands as it is.
+        """
+        plans = [self._plan(values, filtered) for values in rows]
         runs = [part for plan in plans for segment in plan for part in segment if isinstance(part, _Run)]
         tokens = iter(self._tokens(runs))
         return [self._cut(self._framed([self._flat(segment, tokens) for segment in plan]), room) for plan in plans]
 
-    def _plan(self, values: Values) -> list[list[_Run | Soft]]:
+    def _plan(self, values: Values, filtered: bool) -> list[list[_Run | Soft]]:
         """For each segment its words and virtual pieces in order."""
         number = {id(piece): place for place, piece in enumerate(self.template.pieces)}
         plan: list[list[_Run | Soft]] = []
@@ -108,18 +111,19 @@ class Filler:
                 if isinstance(piece, Soft):
                     parts += [piece, _Run()]
                 else:
-                    self._add(parts[-1], piece, number[id(piece)], values)  # pyright: ignore[reportArgumentType]
+                    self._add(parts[-1], piece, number[id(piece)], values, filtered)  # pyright: ignore[reportArgumentType]
             for place, part in enumerate(parts):
                 if isinstance(part, _Run):
                     part.strip(left=place == 0 or self.frame.spaced, right=True)
             plan.append([part for part in parts if not isinstance(part, _Run) or part.text])
         return plan
 
-    def _add(self, run: _Run, piece: Piece, number: int, values: Values) -> None:
+    def _add(self, run: _Run, piece: Piece, number: int, values: Values, filtered: bool) -> None:
         if isinstance(piece, Words):
             run.add(piece.text, "words", -1)
         elif isinstance(piece, Field):
-            run.add(piece.written(values[piece.name]), "field", number)
+            value = values[piece.name]
+            run.add(piece.written(value) if filtered else value, "field", number)
         elif isinstance(piece, Mask) and self.frame.mask is not None:
             run.strip(left=False, right=True)
             run.add(self.frame.mask[0] * self.masks, "mask", -1)
@@ -194,8 +198,8 @@ class Filler:
         return replace(filled, tokens=tokens)
 
     def _too_long(self, size: int, room: int, own: Mapping[int, Sequence[int]]) -> UserError:
-        fields = [str(piece) for piece in self.template.pieces if isinstance(piece, Field)]
-        if own or not fields:
+        fields = [str(piece) for piece in self.template.pieces if isinstance(piece, Field) and not piece.shortens]
+        if not fields:
             return UserError(f'template "{self.template}" alone has more than the {room} tokens that there is room for')
         marked = fields[0].replace("}", ":shorten}")
         return UserError(

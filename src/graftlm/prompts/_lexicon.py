@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftlm.core.errors import UserError
+from graftlm.core.errors import UserError, check_whole
 from graftlm.prompts._frame import Frame
 from graftlm.prompts._template import Mask, Template
 from graftlm.sites import Sites
@@ -60,6 +60,7 @@ class Lexicon:
 
     def found(self, words: str, before: str = "") -> list[int]:
         """The tokens of words that stand behind others; what the vocabulary has no token for is an error."""
+        check_whole(words, f"the word {words!a}")
         ids = (self._behind(before, words) if before else []) or self._alone(words)
         if not ids or self.tokenizer.unk_token_id in ids:
             raise UserError(f'the word "{words}" is not in the vocabulary of {type(self.tokenizer).__name__}')

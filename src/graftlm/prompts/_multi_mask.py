@@ -41,17 +41,17 @@ LogitsOf = Callable[[Sequence[Slots]], Tensor]
 not read."""
 
 
-def slot_scores(logits_of: LogitsOf, rows: Sequence[Slots], rule: Rule) -> Tensor:
-    """The log-probability (b) of each row's word by a rule."""
+def slot_scores(logits_of: LogitsOf, rows: Sequence[Slots], rule: Rule, size: int) -> Tensor:
+    """The log-probability (b) of each row's word by a rule; `logits_of` is asked for `size` rows at once."""
     if rule == "parallel":
-        return _foreseen(logits_of, rows).sum(1)
+        return _foreseen(logits_of, rows, size).sum(1)
     if rule == "full":
-        return _each_alone(logits_of, rows)
+        return _each_alone(logits_of, rows, size)
     total = torch.zeros(len(rows))
     state = list(rows)
     left = [list(range(len(row.word))) for row in rows]
     while open_rows := [number for number, own in enumerate(left) if own]:
-        found = _foreseen(logits_of, [state[number] for number in open_rows])
+        found = _foreseen(logits_of, [state[number] for number in open_rows], size)
         for number, log_probs in zip(open_rows, found, strict=True):
             own = left[number]
             best = own[0] if rule == "left-to-right" else max(own, key=log_probs.tolist().__getitem__)
@@ -61,21 +61,25 @@ def slot_scores(logits_of: LogitsOf, rows: Sequence[Slots], rule: Rule) -> Tenso
     return total
 
 
-def _foreseen(logits_of: LogitsOf, rows: Sequence[Slots]) -> Tensor:
+def _foreseen(logits_of: LogitsOf, rows: Sequence[Slots], size: int) -> Tensor:
     """The log-probability (b m) of each token of each row's word, 0 where a word has no more."""
-    logits = logits_of(rows)
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return token_log_probs(logits, padded([row.word for row in rows]).to(logits.device))
+    parts: list[Tensor] = []
+    for first in range(0, len(rows), size):
+        part = rows[first : first + size]
+        logits = logits_of(part)
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        parts += token_log_probs(logits, padded([row.word for row in part]).to(logits.device)).unbind()
+    return torch.nn.utils.rnn.pad_sequence(parts, True)
 
 
-def _each_alone(logits_of: LogitsOf, rows: Sequence[Slots]) -> Tensor:
+def _each_alone(logits_of: LogitsOf, rows: Sequence[Slots], size: int) -> Tensor:
     """Σ over a word's tokens of the log-probability of each, masked alone."""
     alone = [
         row.filled(*(other for other in range(len(row.word)) if other != number))
         for row in rows
         for number in range(len(row.word))
     ]
-    found = _foreseen(logits_of, alone)
+    found = _foreseen(logits_of, alone, size)
     numbers = torch.tensor([number for row in rows for number in range(len(row.word))], device=found.device)
     own = found.gather(1, numbers[:, None])[:, 0]
     return torch.stack([part.sum() for part in own.split([len(row.word) for row in rows])])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from graftlm.core.errors import unknown
+from graftlm.core.errors import check_whole, unknown
 from graftlm.prompts._dialects import LONGEST, from_lm_bff, is_lm_bff, openprompt_pieces
 from graftlm.prompts._filters import FILTERS
 from graftlm.prompts._template import (
@@ -25,7 +25,6 @@ from graftlm.prompts._template import (
 )
 
 NAME = re.compile(r"[^\W\d][\w.\- ]*")
-WORDS_OF_OURS = ("mask", "soft", "turn")
 
 
 def parse(text: str) -> Template:
@@ -102,7 +101,10 @@ def _piece(content: str, place: int) -> Piece:
     for one in rest:
         if one not in FILTERS:
             raise wrong(place, str(unknown("filter", one, FILTERS)))
-    return Field(name.removeprefix("meta."), tuple(rest))
+    name = name.removeprefix("meta.")
+    if not name:
+        raise wrong(place, f"{{{content}}} names no field behind meta.")
+    return Field(name, tuple(rest))
 
 
 def _soft(content: str, options: str, place: int) -> Soft:
@@ -129,6 +131,8 @@ def _from_dictionary(content: str, place: int) -> list[Piece]:
         if "lambda" in content:
             raise wrong(place, "code is never run, as lambda; filters are written as {text:strip_period}")
         raise wrong(place, f'{{{content[:40]}}} is not readable; write it as {{"soft": 8}} or {{"mask"}}')
+    for value in values.values():
+        check_whole(str(value), f"template, character {place + 1}: {value!a}")
     try:
         return openprompt_pieces(values, place)
     except ValueError as error:

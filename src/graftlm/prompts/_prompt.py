@@ -1,10 +1,11 @@
 """A template and a verbalizer of one run, bound to a model and its tokenizer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graftlm.core.errors import UserError
+from graftlm.core.errors import UserError, check_whole
 from graftlm.core.example import Example
 from graftlm.core.settings import PromptConfig
 from graftlm.prompts._chat import chat_template_of, spoken
@@ -38,8 +39,8 @@ class Prompt:
         return self.filler.fill([self._values(example) for example in examples], room)
 
     def blank(self, text: str, room: int) -> Filled:
-        """The template with one text in all of its fields."""
-        return self.filler.fill([dict.fromkeys(self.template.fields, text)], room)[0]
+        """The template with one text in all of its fields, as it stands: filters are for what an example says."""
+        return self.filler.fill([dict.fromkeys(self.template.fields, text)], room, filtered=False)[0]
 
     def _values(self, example: Example) -> dict[str, str]:
         return {name: value_of(example, name, self.config.aliases) for name in self.template.fields}
@@ -177,9 +178,11 @@ def numbers(verbalizer: Mapping[str, Any]) -> tuple[float, ...]:
         try:
             found.append(float(name))
         except ValueError:
+            found.append(math.nan)
+        if not math.isfinite(found[-1]):
             raise UserError(
                 f'the verbalizer of a score names numbers, as {{"0": "terrible", "5": "great"}}; "{name}" is none'
-            ) from None
+            )
     if len(set(found)) < 2:
         raise UserError("the verbalizer of a score needs two numbers at least, the lowest and the highest score")
     return tuple(found)
@@ -189,13 +192,7 @@ def value_of(example: Example, name: str, aliases: Mapping[str, str]) -> str:
     """What stands in a field for an example; `aliases` are other names of its texts. Half a surrogate pair, which no
     tokenizer reads, is an error."""
     value = _value(example, name, aliases)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        place = error.start + 1
-        raise UserError(
-            f"{example.at or 'an input'}: {name} holds half a surrogate pair at character {place}"
-        ) from None
+    check_whole(value, f"{example.at or 'an input'}: {name}")
     return value
 
 

@@ -43,20 +43,24 @@ def soft_pieces(lexicon: Lexicon, given: Mapping[str, Any], first: int) -> SoftP
         raise UserError(
             f"prompt.soft.length = {options['length']} means nothing: a template says how many, as {{soft:3}}"
         )
+    if "length" not in type(methods.parse(method, options, where="prompt.soft.")).model_fields:
+        raise _none(method)
     config = methods.parse(method, {**options, "length": size}, where="prompt.soft.")
     if not getattr(config, "position_shift", True):
         raise UserError("prompt.soft.position_shift = false means nothing: a template's virtual tokens have its places")
     acts = methods.acts(config, sites)
     if len(acts) != 1 or not isinstance(acts[0], Tokens):
-        raise UserError(
-            f'prompt.soft = "{method}" makes no virtual tokens; prompt-tuning, ptuning and instance-prompt do'
-        )
+        raise _none(method)
     act = replace(acts[0], first=first, place=PLACE, position_shift=0)
     ids = [word for piece, words in starts.items() for word in words or [-1] * piece.length]
     if any(word >= 0 for word in ids):
         act = replace(act, params=_started(act.params, ids, sites.embedding().weight, method))
     stored = methods.kept(config)
     return SoftPieces(slots, act, {"name": stored.method, **stored.model_dump(mode="json", exclude={"length"})})
+
+
+def _none(method: str) -> UserError:
+    return UserError(f'prompt.soft = "{method}" makes no virtual tokens; prompt-tuning, ptuning and instance-prompt do')
 
 
 def _start(piece: Soft, lexicon: Lexicon) -> list[int]:

@@ -15,6 +15,7 @@ from graftlm.prompts._filters import FILTERS, SHORTEN
 BREAK, ROLES = "‖", ("system", "user", "assistant")
 ESCAPED = str.maketrans({"{": "{{", "}": "}}", BREAK: f"{{{BREAK}}}"})
 TEXT, PAIR, TARGET = "text", "text_pair", "target"
+OURS = ("mask", "soft", "turn")  # what stands in braces and is no field
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Field:
     filters: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "{" + ":".join((self.name, *self.filters)) + "}"
+        name = f"meta.{self.name}" if self.name in OURS else self.name
+        return "{" + ":".join((name, *self.filters)) + "}"
 
     @property
     def shortens(self) -> bool:

@@ -10,8 +10,8 @@ from graftlm.recipes._prompt_head import PromptHead
 from graftlm.tasks import Features
 
 
-def asked(head: PromptHead, run: str, rows: Sequence[Features], virtual: Sequence[int], pad: int) -> Tensor:
-    """The logits (rows outputs) of one run's rows, on the CPU."""
+def asked(head: PromptHead, run: str, rows: Sequence[Features], virtual: Sequence[int], pad: int, size: int) -> Tensor:
+    """The logits (rows outputs) of one run's rows, on the CPU; words of several tokens in batches of `size`."""
     prompt = head.prompts[run]
     rule, words = prompt.verbalizer.rule, prompt.verbalizer.words
     if rule is None:
@@ -22,10 +22,13 @@ def asked(head: PromptHead, run: str, rows: Sequence[Features], virtual: Sequenc
         head.attached.route(run)
         return head.vocabulary([(run, row, virtual) for row in own], pad)
 
-    return filled_scores(vocabulary, rows, words, rule, prompt.frame.kind).cpu()
+    found = filled_scores(vocabulary, rows, words, rule, prompt.frame.kind, size)
+    return head.scored(run, found).cpu()
 
 
-def without_prompt(head: PromptHead, run: str, logits: Tensor, room: int, virtual: Sequence[int], pad: int) -> Tensor:
+def without_prompt(
+    head: PromptHead, run: str, logits: Tensor, room: int, virtual: Sequence[int], pad: int, size: int
+) -> Tensor:
     """logits (rows c) without what the prompt says before it has read a text, where the run asks for that."""
     blank = head.blank(run, room)
-    return calibrated(logits, before(asked(head, run, blank, virtual, pad))) if blank else logits
+    return calibrated(logits, before(asked(head, run, blank, virtual, pad, size))) if blank else logits

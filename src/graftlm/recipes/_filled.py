@@ -11,11 +11,17 @@ Words = Sequence[tuple[int, ...]]
 
 
 def filled_scores(
-    logits_of: Callable[[Sequence[Features]], Tensor], rows: Sequence[Features], words: Words, rule: Rule, kind: str
+    logits_of: Callable[[Sequence[Features]], Tensor],
+    rows: Sequence[Features],
+    words: Words,
+    rule: Rule,
+    kind: str,
+    size: int,
 ) -> Tensor:
     """The log-probability (rows c) of each label's word in each row, for a model of one kind.
 
-    `logits_of` gives the whole vocabulary's (b m v) at the rows' places, or where a decoder foresees their answers.
+    `logits_of` gives the whole vocabulary's (b m v) at the rows' places, or where a decoder foresees their answers; it
+    is asked for `size` rows at once.
     """
     made = {"masked": _trimmed, "causal": _written}.get(kind, _decoded)
     slots = [made(row, word) for row in rows for word in words]
@@ -25,7 +31,7 @@ def filled_scores(
             [Features(list(own.ids), _listed(own.types), list(own.places), list(own.word)) for own in asked]
         )
 
-    return slot_scores(foreseen, slots, rule if kind == "masked" else "parallel").view(len(rows), len(words))
+    return slot_scores(foreseen, slots, rule if kind == "masked" else "parallel", size).view(len(rows), len(words))
 
 
 def _trimmed(row: Features, word: tuple[int, ...]) -> Slots:

@@ -216,20 +216,20 @@ class TaskModel:
         batches = sorted_batches([row.length for row in features], size)
         with torch.inference_mode(), reporter.progress(title, len(features), unit="examples") as progress:
             for batch in batches:
-                found = self._asked(run, [features[index] for index in batch])
+                found = self._asked(run, [features[index] for index in batch], size)
                 if found.ndim == 2:
                     out[batch] = found
                 else:
                     out[batch, : found.shape[1]] = found
                 progress.advance(len(batch))
             if isinstance(self.head, PromptHead):
-                out = without_prompt(self.head, run, out, self.limits[run], self.virtual[run], self.base.pad_id)
+                out = without_prompt(self.head, run, out, self.limits[run], self.virtual[run], self.base.pad_id, size)
         return out
 
-    def _asked(self, run: str, rows: Sequence[Features]) -> Tensor:
+    def _asked(self, run: str, rows: Sequence[Features], size: int) -> Tensor:
         """The logits of rows that nothing is learned from, on the CPU."""
         if isinstance(self.head, PromptHead):
-            return asked(self.head, run, rows, self.virtual[run], self.base.pad_id)
+            return asked(self.head, run, rows, self.virtual[run], self.base.pad_id, size)
         return self.forward({run: rows}).float().cpu()
 
     def answer(

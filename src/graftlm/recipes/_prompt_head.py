@@ -51,9 +51,15 @@ class PromptHead:
 
     def encode(self, examples: Sequence[Example], run: str, room: int) -> Encoded:
         """The examples in the run's template, as rows of at most `room` tokens whose places are the masks."""
-        rows, cut = as_rows(self.prompts[run].fill(examples, room))
+        rows, cut = as_rows(self.prompts[run].fill(examples, self._room(run, room)))
         notes = (f"{cut} examples are longer than {room} tokens in their template and were cut",) if cut else ()
         return Encoded(examples, rows, range(len(rows)), notes=notes)
+
+    def _room(self, run: str, room: int) -> int:
+        """The room of a template that a model with a decoder of texts is given the words of several tokens behind."""
+        prompt = self.prompts[run]
+        behind = prompt.verbalizer.rule is not None and prompt.frame.kind in ("causal", "denoising")
+        return room - (max(map(len, prompt.verbalizer.words)) - 1 if behind else 0)
 
     def __call__(self, rows: Rows, pad: int, *, learning: bool = False) -> Tensor:
         """Rows that are for each run together -> logits (b outputs), or while `learning` what `loss` takes, as wide as
@@ -110,6 +116,11 @@ class PromptHead:
         own = {} if bank is None else {name: tensor[0] for name, tensor in bank.tensors().items()}
         masks, learns = prompt.verbalizer.masks, prompt.verbalizer.learns if learning else None
         found = (learns or prompt.verbalizer.scores)(_wide(states[:, :masks]), _wide(logits[:, :masks]), own)
+        return self.scored(run, found)
+
+    def scored(self, run: str, found: Tensor) -> Tensor:
+        """What the words come to (b c): the labels' logits as they are, or the score between the words, then theirs."""
+        prompt = self.prompts[run]
         if not prompt.ends:
             return found
         score = interpolated(found, torch.tensor(prompt.ends, device=found.device))
@@ -130,7 +141,9 @@ class PromptHead:
         if prompt.config.calibration is None:
             return []
         mask = prompt.frame.mask[0] if prompt.frame.mask is not None else None
-        return as_rows([prompt.blank(text, room) for text in empty_texts(prompt.config.calibration, mask)])[0]
+        return as_rows(
+            [prompt.blank(text, self._room(run, room)) for text in empty_texts(prompt.config.calibration, mask)]
+        )[0]
 
     @torch.no_grad()
     def start(self, run: str, seen: Seen) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graftlm import methods, tasks
 from graftlm.checkpoint import Base, Card, check_files, load_base, load_card, load_tensors
-from graftlm.core.errors import UserError
+from graftlm.core.errors import UserError, check_whole
 from graftlm.core.example import Example
 from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import HeadConfig, Precision
@@ -123,10 +123,7 @@ def _given(text: Any, place: int) -> Example:
         kind = type(text).__name__
         raise UserError(f"input {place + 1} is {str(text)[:40]!r}, of type {kind}; a text or a pair would work")
     for side in (found.text, found.text_pair or ""):
-        try:
-            side.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"input {place + 1} holds half a surrogate pair at character {error.start + 1}") from None
+        check_whole(side, f"input {place + 1}")
     return found
 
 

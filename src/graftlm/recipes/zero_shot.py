@@ -12,7 +12,7 @@ from graftlm.core.reporter import Reporter, Silent
 from graftlm.core.settings import DataConfig, HeadConfig, Precision, PromptConfig
 from graftlm.prompts import needs, parse, words_of
 from graftlm.recipes._building import build
-from graftlm.recipes._prompt_head import PromptHead, asking_for
+from graftlm.recipes._prompt_head import PromptHead, asking_for, check_formulation
 from graftlm.recipes._seen import drawn, look
 from graftlm.recipes._speed import lower
 from graftlm.recipes.predict import OWN, RUN
@@ -49,6 +49,7 @@ def evaluate(
         )
     names = () if tasks.task(task).READS == "score" else tuple(words_of(prompt.verbalizer))
     problem = asking_for(tasks.parse(options or {}, task, names), prompt)
+    check_formulation(problem, HeadConfig())
     loaded = tasks.load(data, problem, splits=(split,), labels=names or None, fields=template.fields)
     for note in loaded.notes:
         reporter.line(note)

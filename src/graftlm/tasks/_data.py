@@ -51,7 +51,12 @@ def load(
     sizes = {split: min(len(table), limits.get(split, len(table))) for split, table in tables.items()}
     left_out: list[str] = []
     if config.skip_bad:
-        tables, sizes, left_out = usable(tables, sizes, columns, config, task, labels)
+
+        def filled(one: Table) -> None:
+            if empty := [name for name in beside if one.columns[name][0] is None]:
+                raise UserError(f"{one.at(0)}: {empty[0]} is missing, which the template has a field for")
+
+        tables, sizes, left_out = usable(tables, sizes, columns, config, task, labels, filled)
     rows = {split: range(size) for split, size in sizes.items()}
     cut = {
         split: table.take(rows[split]) if len(rows[split]) < len(table) else table for split, table in tables.items()

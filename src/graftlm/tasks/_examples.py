@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from graftlm.core.errors import UserError
+from graftlm.core.errors import UserError, check_whole
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig
 from graftlm.tasks import _labels, _rows
@@ -33,6 +33,7 @@ def examples_of(
                 label=answers[row] if task == "classification" else None,
                 score=answers[row] if task == "regression" else None,
                 id=None if ids[row] is None else str(ids[row]),
+                at=table.at(row),
                 meta={"label": answers[row]} if task is None and not _labels.is_missing(answers[row]) else {},
             )
         )
@@ -44,12 +45,7 @@ def _text(value: Any, table: Table, row: int, column: str) -> str:
         raise UserError(f"{table.at(row)}: {column} is missing")
     if not isinstance(value, str):
         raise UserError(f"{table.at(row)}: {column} is {shown(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{table.at(row)}: {column} holds half a surrogate pair at character {error.start + 1}"
-        ) from None
+    check_whole(value, f"{table.at(row)}: {column}")
     return value
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from graftlm.core.errors import UserError, unknown
+from graftlm.core.errors import UserError, check_whole, unknown
 from graftlm.tasks._columns import IDS, first, has, not_found
 from graftlm.tasks._read import Table, shown
 
@@ -72,10 +72,7 @@ def text(value: Any, at: str, column: str) -> str:
         raise UserError(f"{at}: {column} is missing")
     if not isinstance(value, str):
         raise UserError(f"{at}: {column} is {shown(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{at}: {column} holds half a surrogate pair at character {error.start + 1}") from None
+    check_whole(value, f"{at}: {column}")
     return value
 
 
