@@ -3,8 +3,8 @@
     python benchmarks/few_shot.py [--data ../shared/data] [--sets sst2 trec snli] [--methods lora prefix] [--shots 16]
 
 Each seed draws its own training and validation set (`data.shots`; a label with too few examples gives half of them to
-each), and a method is trained at the rate that `methods.py` found for it on 1,000 examples of the same data set. Batch,
-steps and draws are those of `prompts.py`, and so is how rows are kept.
+each), and a method is trained at the rate that `methods.py` found for it on 1,000 examples of the same data set. Rows
+are kept as `methods.py` keeps them.
 """
 
 import argparse
@@ -21,10 +21,12 @@ from graftlm.core.errors import UserError
 from graftlm.core.files import write_text
 from graftlm.core.registry import facts
 from methods import SETS
-from prompts import DRAWS, STEPS, TESTED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
+DRAWS = (13, 21, 42, 87, 100)  # LM-BFF's
+STEPS = {16: 100, 64: 150, 256: 250}  # by examples a label; a quarter of them lies between two validations
+TESTED = 1000
 
 
 def main() -> int:

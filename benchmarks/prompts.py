@@ -14,16 +14,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from few_shot import DRAWS, STEPS, TESTED
 from rows import Row, Rows, counted, ended, processor, quicker, table
 
 from graftlm.core.errors import UserError
 from graftlm.core.files import write_text
 
 ROOT = Path(__file__).parents[1]
-DRAWS = (13, 21, 42, 87, 100)
 RATES = {"lora": 2e-3, "full": 1e-4}
-STEPS = {16: 100, 64: 150, 256: 250}  # by examples a label; a quarter of them lies between two validations
-TESTED = 1000
 FEELING = {"negative": "terrible", "positive": "great"}
 KINDS = {
     "abbreviation": "abbreviation",
