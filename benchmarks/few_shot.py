@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rates import Entry, entries
 from report import best_rate, of
@@ -89,6 +90,11 @@ def one(job: Row) -> Row:
             seed=job["seed"],
         )
         tested = graftlm.evaluate(f"{work}/run", data, "test", precision=job["precision"])
+    return tested_row(run, tested)
+
+
+def tested_row(run: Any, tested: Any) -> Row:
+    """A run and its evaluation as a row."""
     return {
         "validation": run.metrics["accuracy"],
         "score": tested.metrics["accuracy"],

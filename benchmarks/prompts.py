@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from few_shot import DRAWS, STEPS, TESTED
+from few_shot import DRAWS, STEPS, TESTED, tested_row
 from rows import Row, Rows, counted, ended, processor, quicker, table
 
 from graftlm.core.errors import UserError
@@ -172,13 +172,7 @@ def one(job: Row) -> Row:
             **prompt,
         )
         tested = graftlm.evaluate(f"{work}/run", str(data), "test", precision=job["precision"])
-    return {
-        "validation": run.metrics["accuracy"],
-        "score": tested.metrics["accuracy"],
-        "parameters": dict(run.parameters),
-        "seconds": round(run.seconds, 1),
-        "processor": processor(),
-    }
+    return tested_row(run, tested)
 
 
 def report(rows: Sequence[Row]) -> str:

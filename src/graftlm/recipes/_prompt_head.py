@@ -51,7 +51,8 @@ class PromptHead:
 
     def encode(self, examples: Sequence[Example], run: str, room: int) -> Encoded:
         """The examples in the run's template, as rows of at most `room` tokens whose places are the masks."""
-        rows, cut = as_rows(self.prompts[run].fill(examples, self._room(run, room)))
+        room = self._room(run, room)
+        rows, cut = as_rows(self.prompts[run].fill(examples, room))
         notes = (f"{cut} examples are longer than {room} tokens in their template and were cut",) if cut else ()
         return Encoded(examples, rows, range(len(rows)), notes=notes)
 

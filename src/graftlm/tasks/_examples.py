@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from graftlm.core.errors import UserError, check_whole
+from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig
 from graftlm.tasks import _labels, _rows
@@ -23,30 +23,22 @@ def examples_of(
     pairs = table.columns[columns.text_pair] if columns.text_pair else None
     examples: list[Example] = []
     for row, value in enumerate(table.columns[columns.text]):
-        text = _text(value, table, row, columns.text)
+        at = table.at(row)
+        text = _rows.text(value, at, columns.text)
         if mark is not None:
             text = _marked(text, table, row, mark)
         examples.append(
             Example(
                 text,
-                _text(pairs[row], table, row, str(columns.text_pair)) if pairs is not None else None,
+                _rows.text(pairs[row], at, str(columns.text_pair)) if pairs is not None else None,
                 label=answers[row] if task == "classification" else None,
                 score=answers[row] if task == "regression" else None,
                 id=None if ids[row] is None else str(ids[row]),
-                at=table.at(row),
+                at=at,
                 meta={"label": answers[row]} if task is None and not _labels.is_missing(answers[row]) else {},
             )
         )
     return examples
-
-
-def _text(value: Any, table: Table, row: int, column: str) -> str:
-    if value is None:
-        raise UserError(f"{table.at(row)}: {column} is missing")
-    if not isinstance(value, str):
-        raise UserError(f"{table.at(row)}: {column} is {shown(value)}, not a string")
-    check_whole(value, f"{table.at(row)}: {column}")
-    return value
 
 
 def _marked(text: str, table: Table, row: int, mark: Marks) -> str:
