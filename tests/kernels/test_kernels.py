@@ -264,13 +264,18 @@ def saved(model: nn.Module, batch: dict[str, Tensor]) -> int:
     return sum(kept.values())
 
 
-def test_a_layer_keeps_less_than_pefts_does(chosen: Choices, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MiniLM's shape, LoRA on all linear layers, as both come; attention by torch's kernel, as for long texts."""
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["equal", "as they come"])
+@pytest.mark.parametrize("tokens", [16, 64])
+def test_a_layer_keeps_less_than_pefts_does(
+    chosen: Choices, monkeypatch: pytest.MonkeyPatch, tokens: int, dropout: float
+) -> None:
+    """MiniLM's shape, LoRA on all linear layers; attention by torch's kernel, as for long texts."""
     from peft import LoraConfig, get_peft_model
 
     shape = {"hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 1536}
+    shape |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     made = [BertModel(BertConfig(vocab_size=50, **shape), add_pooling_layer=False) for _ in range(2)]
-    batch = {"input_ids": torch.randint(1, 50, (8, 64)), "attention_mask": torch.ones(8, 64, dtype=torch.long)}
+    batch = {"input_ids": torch.randint(1, 50, (8, tokens)), "attention_mask": torch.ones(8, tokens, dtype=torch.long)}
     peft = get_peft_model(made[0], LoraConfig(r=8, target_modules="all-linear"))  # type: ignore[arg-type]
     attached = attach(made[1], {"lora": METHODS["lora-all"]}).train()
     attached.quicken()

@@ -5,5 +5,16 @@ from graftlm.kernels.choice import Choices, current
 from graftlm.kernels.linear import Frozen, frozen
 from graftlm.kernels.low_rank import add_low_rank
 from graftlm.kernels.memory import keep_freed
+from graftlm.kernels.recomputed import recomputable, watch
 
-__all__ = ["Choices", "Frozen", "add_low_rank", "current", "frozen", "keep_freed", "products"]
+__all__ = [
+    "Choices",
+    "Frozen",
+    "add_low_rank",
+    "current",
+    "frozen",
+    "keep_freed",
+    "products",
+    "recomputable",
+    "watch",
+]

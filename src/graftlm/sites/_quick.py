@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from graftlm.kernels import Frozen, current, frozen, keep_freed
+from graftlm.kernels import Frozen, current, frozen, keep_freed, recomputable, watch
 from graftlm.sites import _attention
 from graftlm.sites._sites import Sites
 
@@ -23,6 +23,7 @@ class Quick:
         self.kernels: dict[str, str] = {}
         self._modules: list[nn.Module] = []
         self._before: list[tuple[Any, str]] = []
+        self._watched = [watch(module) for module in sites.model.modules() if recomputable(module)]
         for path, module in sites.model.named_modules():
             if type(module) in (nn.Linear, Conv1D) and not module.weight.requires_grad:
                 self._install(path.replace(".inner", ""), module, pack)
@@ -40,10 +41,12 @@ class Quick:
 
     def undo(self) -> None:
         """Gives the modules their own products back."""
+        for handle in self._watched:
+            handle.remove()
         for module in self._modules:
             del module.forward
         _attention.give_back(self._before)
-        self._modules, self._before = [], []
+        self._modules, self._before, self._watched = [], [], []
 
 
 def _forward(module: nn.Module, made: Frozen, dtype: torch.dtype) -> Any:
