@@ -107,3 +107,16 @@ def test_the_examples_work_as_printed(
         assert code([*example[1:], *fewer]) == 0, capfd.readouterr().err
     assert Path("runs/tweets/adapter").is_dir()
     assert Path("runs/tweets-merged/config.json").exists()
+
+
+@pytest.mark.parametrize(("typed", "found"), [("graftlm ev", "evaluate"), ("graftlm fit --prec", "--precision")])
+def test_a_shell_completes_commands_and_options(
+    typed: str, found: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert code(["--show-completion", "bash"]) == 0
+    assert "_GRAFTLM_COMPLETE=complete_bash" in capfd.readouterr().out
+    monkeypatch.setenv("_GRAFTLM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert code([]) == 0
+    assert capfd.readouterr().out.split() == [found]

@@ -27,7 +27,7 @@ FILE_TROUBLE = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, er
 INTERRUPTED = 130
 WANTED = {"valid integer": "a whole number", "valid float": "a number", "valid number": "a number"}
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (fit, compare, report, evaluate, predict, merge, export, import_, template, sites, methods, models):
     app.command(command.__name__.rstrip("_"))(command)
 
