@@ -170,7 +170,7 @@ def test_at_every_state_of_a_real_training_a_run_has_the_gradients_that_it_has_a
     alone = {name: made([name]) for name in REAL}
     states = {name: start(alone[name][0][name].plan) for name in REAL}
     for step in range(24):
-        rows = {name: next(state.batches) for name, state in states.items()}
+        rows = {name: next(state.batches)[0] for name, state in states.items()}
         for name, state in states.items():
             for key, tensor in group[name].plan.parameters.items():
                 tensor.data.copy_(state.plan.parameters[key].data)

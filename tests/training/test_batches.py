@@ -1,11 +1,18 @@
 """Batches: every example once an epoch, little padding, by examples or by tokens, and going on where it was left."""
 
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from graftlm.training._batches import batches_of, endless, epoch_batches
+from graftlm.core.reporter import Silent
+from graftlm.core.settings import TrainingConfig
+from graftlm.training import Outcome, Plan, train
+from graftlm.training._batches import endless, epoch_batches, steps_an_epoch
 
 # as short texts are: 24 tokens on average, the longest some 70
 LENGTHS = np.clip(np.random.default_rng(0).lognormal(3, 0.55, 5000), 4, 70).astype(int).tolist()
@@ -30,9 +37,59 @@ def test_less_than_8_percent_is_padding(tokens: int | None) -> None:
     assert sum(LENGTHS) / held > 0.92
 
 
+@pytest.mark.parametrize("accumulation", [1, 2, 5, 100])
 @pytest.mark.parametrize("tokens", [None, 512])
-def test_skipped_batches_are_those_that_came_before(tokens: int | None) -> None:
-    lengths, count = LENGTHS[:200], batches_of(LENGTHS[:200], 16, tokens)
-    whole = list(islice(endless(lengths, 16, 3, tokens=tokens), 3 * count))
+def test_skipped_steps_are_those_that_came_before(tokens: int | None, accumulation: int) -> None:
+    lengths, count = LENGTHS[:200], steps_an_epoch(LENGTHS[:200], 16, tokens, accumulation)
+    whole = list(islice(endless(lengths, 16, 3, 0, tokens, accumulation), 3 * count))
     for skip in (0, 1, count, 2 * count + 1):
-        assert list(islice(endless(lengths, 16, 3, skip, tokens), 3 * count - skip)) == whole[skip:]
+        assert list(islice(endless(lengths, 16, 3, skip, tokens, accumulation), 3 * count - skip)) == whole[skip:]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4, 7, 13, 20])
+def test_the_steps_of_an_epoch_have_its_batches_in_order(accumulation: int) -> None:
+    lengths = LENGTHS[:200]
+    count = steps_an_epoch(lengths, 16, None, accumulation)
+    drawn = list(islice(endless(lengths, 16, 3, accumulation=accumulation), 2 * count))
+    for epoch, steps in enumerate((drawn[:count], drawn[count:])):
+        assert [batch for step in steps for batch in step] == epoch_batches(lengths, 16, 3, epoch)
+        assert {len(step) for step in steps[:-1]} <= {accumulation}
+
+
+ROWS, RATE = 21, 0.01
+
+
+def _trained(accumulations: Mapping[str, int], together: int) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
+    """Runs over `ROWS` examples for three epochs, batches of 4; an example's loss is a square."""
+    goals = torch.linspace(-1, 2, ROWS, dtype=torch.float64)
+    weights = {run: nn.Parameter(torch.ones((), dtype=torch.float64)) for run in accumulations}
+
+    def losses(rows: Mapping[str, Sequence[int]], steps: Mapping[str, int]) -> dict[str, Tensor]:
+        return {run: (weights[run] - goals[list(own)]).square() for run, own in rows.items()}
+
+    def plan(run: str, accumulation: int) -> Plan:
+        values = {"batch_size": 4, "optimizer": "sgd", "schedule": "constant", "warmup": 0, "clip": 0}
+        config = TrainingConfig(**{**values, "accumulation": accumulation})
+        return Plan({"w": weights[run]}, [1] * ROWS, config, seed=5, rate=RATE, head_rate=RATE)
+
+    plans = {run: plan(run, accumulation) for run, accumulation in accumulations.items()}
+    found = train(losses, plans, Accelerator(cpu=True), Silent(), together=together)
+    return {run: weight.detach() for run, weight in weights.items()}, found
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_whatever_the_accumulation_every_example_counts_alike_once_an_epoch(together: int) -> None:
+    accumulations = {"one": 1, "two": 2, "four": 4, "all": 9}
+    weights, found = _trained(accumulations, together)
+    goals = torch.linspace(-1, 2, ROWS, dtype=torch.float64)
+    for run, accumulation in accumulations.items():
+        wanted, steps = torch.ones((), dtype=torch.float64), 0
+        for epoch in range(3):
+            batches = epoch_batches([1] * ROWS, 4, 5, epoch)
+            while batches:
+                step, batches = batches[:accumulation], batches[accumulation:]
+                own = goals[[row for batch in step for row in batch]]
+                wanted = wanted - RATE * 2 * (wanted - own).mean()
+                steps += 1
+        assert (found[run].examples, found[run].steps) == (3 * ROWS, steps)
+        torch.testing.assert_close(weights[run], wanted, atol=1e-12, rtol=0)

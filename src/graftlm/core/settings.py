@@ -127,6 +127,8 @@ class TrainingConfig(Config):
 
     `batch_tokens`: batches of about so many tokens, padding included, in place of so many examples; a batch has one at
     least, and `batch_size` then says only how many examples are sorted by length together, 32 times as many.
+    `accumulation`: a step takes so many batches, and an epoch's last step those that are left; each of its examples
+    counts alike, so that every example is learned from once an epoch, however many a step takes.
     `max_length` counts tokens of the text, special tokens included, without virtual tokens.
     `patience`: evaluations without a better validation metric before the run stops; 0 never stops early.
     A checkpoint is saved `save_seconds` after the last one, or later where saving would take more than a tenth of the

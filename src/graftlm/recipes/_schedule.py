@@ -65,11 +65,12 @@ def kind(run: Run, sites: Sites) -> tuple[Any, ...]:
 def batches(run: Run, tested: int, steps: int | None = None) -> float:
     """About how many training batches' time a run takes; a batch of evaluation or of the test takes a third of one."""
     training, count = run.config.training, len(run.data.splits["train"])
-    an_epoch = max(1, math.ceil(count / training.batch_size / training.accumulation))
+    passes = math.ceil(count / training.batch_size)
+    an_epoch = max(1, math.ceil(passes / training.accumulation))
     steps = steps or training.max_steps or max(1, round(training.epochs * an_epoch))
     evaluations = math.ceil(steps / (training.eval_steps or an_epoch))
     watched = evaluations * len(run.data.splits.get("validation", ())) + tested
-    return steps * training.accumulation + watched / training.batch_size / 3
+    return steps * passes / an_epoch + watched / training.batch_size / 3
 
 
 def like(group: Group, timed: Group, runs: Sequence[Run], others: Sequence[Run], base: Base, tested: int) -> Group:

@@ -40,21 +40,26 @@ def _by_tokens(part: Sequence[int], lengths: Sequence[int], tokens: int) -> list
 
 
 def endless(
-    lengths: Sequence[int], size: int, seed: int, skip: int = 0, tokens: int | None = None
-) -> Iterator[list[int]]:
-    """Epoch after epoch, without the first `skip` batches."""
+    lengths: Sequence[int], size: int, seed: int, skip: int = 0, tokens: int | None = None, accumulation: int = 1
+) -> Iterator[list[list[int]]]:
+    """The batches of each step, epoch after epoch, without the first `skip` steps.
+
+    A step has `accumulation` batches of one epoch, and an epoch's last step those that are left.
+    """
     epoch = 0
     if tokens is None:
-        epoch, skip = divmod(skip, math.ceil(len(lengths) / size))
+        epoch, skip = divmod(skip, steps_an_epoch(lengths, size, None, accumulation))
     while True:
         batches = epoch_batches(lengths, size, seed, epoch, tokens)
-        yield from batches[skip:]
-        epoch, skip = epoch + 1, max(0, skip - len(batches))
+        steps = [batches[place : place + accumulation] for place in range(0, len(batches), accumulation)]
+        yield from steps[skip:]
+        epoch, skip = epoch + 1, max(0, skip - len(steps))
 
 
-def batches_of(lengths: Sequence[int], size: int, tokens: int | None) -> int:
-    """How many batches an epoch has; with `tokens` the first epoch, and others about as many."""
-    return len(epoch_batches(lengths, size, 0, 0, tokens)) if tokens else math.ceil(len(lengths) / size)
+def steps_an_epoch(lengths: Sequence[int], size: int, tokens: int | None, accumulation: int = 1) -> int:
+    """How many steps an epoch has; with `tokens` the first epoch, and others about as many."""
+    batches = len(epoch_batches(lengths, size, 0, 0, tokens)) if tokens else math.ceil(len(lengths) / size)
+    return math.ceil(batches / accumulation)
 
 
 def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:

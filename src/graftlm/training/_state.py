@@ -3,7 +3,6 @@
 A run that goes on from a snapshot takes the same steps, bit for bit, as one that was never left.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
 from graftlm.core.settings import TrainingConfig
-from graftlm.training._batches import batches_of, endless
+from graftlm.training._batches import endless, steps_an_epoch
 from graftlm.training._optim import optimizer, optimizer_state, restore_optimizer, schedule
 
 NUMBERS = ("bad", "loss_sum", "loss_steps", "active", "metric", "due")
@@ -69,12 +68,15 @@ class Outcome:
 
 @dataclass
 class State:
-    """One run under way. `due`: its last step may call for an evaluation that was not made yet."""
+    """One run under way. `batches`: those of each step.
+
+    `due`: its last step may call for an evaluation that was not made yet.
+    """
 
     plan: Plan
     total: int
     per_epoch: int
-    batches: Iterator[list[int]]
+    batches: Iterator[list[list[int]]]
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     outcome: Outcome = field(default_factory=Outcome)
@@ -103,8 +105,7 @@ class Snapshot:
 def steps_of(plan: Plan) -> tuple[int, int]:
     """Optimizer steps in all, and in one epoch."""
     config = plan.config
-    batches = batches_of(plan.lengths, config.batch_size, config.batch_tokens)
-    per_epoch = max(1, math.ceil(batches / config.accumulation))
+    per_epoch = max(1, steps_an_epoch(plan.lengths, config.batch_size, config.batch_tokens, config.accumulation))
     return config.max_steps or max(1, round(config.epochs * per_epoch)), per_epoch
 
 
@@ -112,8 +113,8 @@ def start(plan: Plan, step: int = 0) -> State:
     """A run before its first step, or with its batches drawn up to `step`."""
     total, per_epoch = steps_of(plan)
     made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate, plan.rates)
-    config, skip = plan.config, step * plan.config.accumulation
-    batches = endless(plan.lengths, config.batch_size, plan.seed, skip, config.batch_tokens)
+    config = plan.config
+    batches = endless(plan.lengths, config.batch_size, plan.seed, step, config.batch_tokens, config.accumulation)
     return State(plan, total, per_epoch, batches, made, schedule(made, plan.config, total))
 
 

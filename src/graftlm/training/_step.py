@@ -27,7 +27,7 @@ def take_step(
     processes: Processes,
 ) -> dict[str, list[list[int]]]:
     """One step of each run; gives the examples that were drawn for it, a batch for each of its passes."""
-    drawn = {run: [next(state.batches) for _ in range(state.plan.config.accumulation)] for run, state in states.items()}
+    drawn = {run: next(state.batches) for run, state in states.items()}
     own = {run: [processes.part(batch) for batch in parts] for run, parts in drawn.items()}
     sizes = {run: sum(map(len, parts)) for run, parts in drawn.items()}
 
