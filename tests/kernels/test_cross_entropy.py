@@ -36,6 +36,15 @@ def test_parts_give_the_loss_and_the_gradients_of_the_whole(frozen: bool, most: 
     assert len(found[0]) == (2 if frozen else 4)
 
 
+def test_a_second_derivative_behind_a_frozen_layer_is_refused() -> None:
+    layer = nn.Linear(4, 9).requires_grad_(requires_grad=False)
+    hidden, goals = torch.randn(2, 3, 4, requires_grad=True), torch.zeros(2, 3, dtype=torch.long)
+    loss = cross_entropy(hidden, goals, layer, frozen=True).square().sum()
+    (slope,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
+
+
 def test_nothing_of_a_vocabularys_size_is_kept_for_the_backward_pass() -> None:
     layer = nn.Linear(4, 1000).requires_grad_(requires_grad=False)
     hidden, kept = torch.randn(2, 10, 4, requires_grad=True), []

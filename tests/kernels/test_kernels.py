@@ -1,5 +1,6 @@
 """Kernels against what they replace: exactness, whole models, the file of choices, and what a step may cost."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_a_low_rank_change_has_the_gradients_of_its_formula() -> None:
     assert torch.autograd.gradcheck(lambda y, x, down, up: add_low_rank(y, x, down, up, scale), own)
 
 
+def test_a_second_derivative_is_refused() -> None:
+    x = torch.randn(2, 3, 5, 32, requires_grad=True)
+    for found in (products(x, x, x, None, 0.3), *(frozen(WEIGHT, kernel)(x, None) for kernel in OTHERS)):
+        (slope,) = torch.autograd.grad(found.square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            slope.square().sum().backward()
+
+
 NOISE = {"t5": 4e-5}  # whose scores are not scaled: its gradients in plain fp32 are as far from those in fp64
 
 
@@ -129,6 +138,40 @@ def test_a_quick_base_gives_what_the_plain_one_gives(family: str) -> None:
         assert error <= NOISE.get(family, 1e-5) * float(value.norm()) + 1e-6, name
     base = attached.detach()
     assert not any("forward" in vars(module) for module in base.modules())
+
+
+def test_a_quick_base_under_autocast_is_the_plain_one() -> None:
+    """A base that is trained in bf16: rotary positions leave queries and keys in fp32 beside values in bf16."""
+    attached = attach(model("llama"), {"full": parse("full", {})}).train()
+    batch, found = batch_of(attached.base, texts(2)), []
+    for quick in (False, True):
+        if quick:
+            attached.quicken()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = output(attached(**batch))
+        out.float().square().mean().backward()
+        gradients = [value.grad for value in attached.parameters_of("full").values() if value.grad is not None]
+        found.append([out.detach(), *(gradient.clone() for gradient in gradients)])
+        attached.zero_grad()
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_quick_layer_computes_with_the_weight_that_its_module_has() -> None:
+    attached = attach(bert(), {"lora": METHODS["lora"]})
+    attached.quicken()
+    copied = copy.deepcopy(attached)
+    own, theirs = (
+        [module for module in each.base.modules() if "forward" in vars(module)] for each in (attached, copied)
+    )
+    assert len(own) == len(theirs) == (LAYERS * 6 if OTHERS else 0)
+    for mine, other in zip(own, theirs, strict=True):
+        x = torch.randn(2, mine.weight.shape[1])
+        assert near(other(x), mine(x), 1e-5)
+        other.weight.data.zero_()
+        assert torch.equal(other(x), other.bias.expand(2, -1))
+        assert not near(mine(x), other(x), 0.1)
+        mine.weight = nn.Parameter(torch.zeros_like(mine.weight), requires_grad=False)
+        assert torch.equal(mine(x), mine.bias.expand(2, -1))
 
 
 @pytest.mark.real

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 KERNELS = ("torch", "products")
 TOKENS, HEADS = 2048, 8  # of a batch that a kernel is tried on
@@ -28,7 +29,8 @@ class _Products(torch.autograd.Function):
         return torch.bmm(probabilities, v).view(query.shape[:3] + value.shape[3:])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value, p = ctx.saved_tensors
         g = gradients[0].flatten(0, 1)
         wanted = ctx.needs_input_grad

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 ROWS, NEW = 512, 64  # of a product that a kernel is tried on, and how many numbers of rows there are besides
@@ -42,7 +43,8 @@ class _Linear(torch.autograd.Function):
         return frozen.forward(x, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return ctx.frozen.backward(gradients[0]), None, None
 
 

@@ -112,7 +112,8 @@ def quick(
     """Transformers' `sdpa` attention by the kernel that is quickest here for the batch's length."""
     bias: Tensor | None = kwargs.get("position_bias")
     odd = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("cache") is not None
-    if odd or torch.compiler.is_compiling() or (bias is not None and bias.requires_grad):
+    odd = odd or torch.compiler.is_compiling() or torch.is_autocast_enabled(query.device.type)
+    if odd or (bias is not None and bias.requires_grad):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if current().attention(query, key) == "torch":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -1,5 +1,6 @@
 """Quick kernels in a frozen base: its linear layers' products and its attention, chosen for this machine."""
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Quick:
         kernel = current().linear(weight, pack)
         self.kernels[path] = kernel
         if kernel != "torch":
-            module.forward = _forward(module, frozen(weight, kernel), weight.dtype)
+            module.forward = MethodType(_forward(module, frozen(weight, kernel)), module)
             self._modules.append(module)
 
     def undo(self) -> None:
@@ -49,13 +50,19 @@ class Quick:
         self._modules, self._before, self._watched = [], [], []
 
 
-def _forward(module: nn.Module, made: Frozen, dtype: torch.dtype) -> Any:
-    plain = type(module).forward
-    bias: Any = module.bias
+def _forward(of: nn.Module, made: Frozen) -> Any:
+    """A method that computes by the products that are `made`, where the module still has the weight of them.
 
-    def forward(x: Tensor) -> Tensor:
-        if x.dtype != dtype or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    A copy of the module, and one that is given another weight, computes as its class does.
+    """
+    plain: Any = type(of).forward
+    weight: Any = of.weight
+    data = weight.detach()
+
+    def forward(module: Any, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
             return plain(module, x)
-        return made(x, bias)
+        same = module.weight is weight and weight.data_ptr() == data.data_ptr()
+        return made(x, module.bias) if same and x.dtype == data.dtype else plain(module, x)
 
     return forward
