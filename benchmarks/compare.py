@@ -14,6 +14,7 @@ saving, and with one evaluation at the end.
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -176,7 +177,7 @@ def peft(job: dict[str, Any], folder: Path) -> tuple[float, float]:
             per_device_eval_batch_size=64,
             learning_rate=RATE,
             weight_decay=0.0,
-            warmup_steps=round(0.06 * job["steps"]),
+            warmup_steps=math.ceil(0.06 * job["steps"]),
             seed=seed,
             report_to=[],
             save_strategy="no",

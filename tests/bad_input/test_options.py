@@ -65,6 +65,7 @@ CASES = [
     option("training.batch_size=-8", "option training.batch_size = -8"),
     option("training.precision=fp8", "option training.precision = 'fp8': input should be 'fp32' or 'bf16'"),
     option("training.optimizer=adamwx", 'no optimizer "adamwx"; did you mean "adamw"?'),
+    option("training.optimizer=sparseadam", 'no optimizer "sparseadam"'),
     option("training.metric=f1", 'no metric "f1"; there is accuracy, loss, macro_f1, matthews'),
     option("training.trackers=[tensorbord]", 'no tracker "tensorbord"; did you mean "tensorboard"?'),
     option("training.max_length=1000", "max_length = 1000, but model leaves 32 positions for text"),

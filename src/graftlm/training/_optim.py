@@ -1,6 +1,7 @@
 """Optimizers and schedules by name: any of torch's, and Transformers' schedules."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,17 +14,17 @@ from transformers import get_scheduler
 from graftlm.core.errors import UserError, unknown
 from graftlm.core.settings import TrainingConfig
 
-NEEDS_CLOSURE = ("lbfgs",)
+UNUSABLE = ("lbfgs", "sparseadam")  # which need a closure, and sparse gradients
 
 
 def optimizers() -> dict[str, type[Optimizer]]:
-    """torch's optimizers by lower-case name."""
+    """torch's optimizers by lower-case name, those that fit the loop."""
     found = {
         name.lower(): value
         for name, value in vars(torch.optim).items()
         if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
     }
-    return {name: value for name, value in found.items() if name not in NEEDS_CLOSURE}
+    return {name: value for name, value in found.items() if name not in UNUSABLE}
 
 
 def optimizer(
@@ -54,9 +55,9 @@ def optimizer(
 
 
 def schedule(of: Optimizer, config: TrainingConfig, steps: int) -> LRScheduler:
-    """Warm-up over a fraction of the steps, then linear to zero, cosine to zero, or constant."""
+    """Warm-up over a fraction of the steps, rounded up, then linear to zero, cosine to zero, or constant."""
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
-    return get_scheduler(name, of, num_warmup_steps=round(config.warmup * steps), num_training_steps=steps)
+    return get_scheduler(name, of, num_warmup_steps=math.ceil(config.warmup * steps), num_training_steps=steps)
 
 
 def optimizer_state(of: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
