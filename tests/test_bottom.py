@@ -20,11 +20,18 @@ TOP: dict[str, Any] = {
     "llama": {"name": "lora", "sites": r"layers\.1\..*q_proj"},
 }
 HEAD = {"name": "head"}
+NORM = {"name": "bitfit", "sites": ["norm.final"]}
 
 
 @pytest.mark.parametrize(
     ("family", "method", "depth"),
-    [*((family, method, 1) for family, method in TOP.items()), ("bert", HEAD, 2), ("llama", HEAD, 2), ("t5", HEAD, 0)],
+    [
+        *((family, method, 1) for family, method in TOP.items()),
+        ("bert", HEAD, 2),
+        ("llama", HEAD, 2),
+        ("t5", HEAD, 0),
+        ("gpt2", NORM, 1),
+    ],
 )
 def test_a_training_from_kept_states_is_the_training(
     family: str, method: dict[str, Any], depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -66,10 +73,14 @@ def test_a_run_that_trains_what_pools_keeps_all_blocks(tmp_path: Path) -> None:
     assert _bottom.depth(attached.acts["run"], attached.sites) == 2
 
 
-def test_little_memory_or_one_pass_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_one_pass_or_a_base_that_is_cast_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = saved(tiny.model("bert"), tmp_path / "base")
     data = {"path": write(tmp_path / "rows.jsonl", rows(60)), "split": {"train": 0.6, "validation": 0.4}}
     monkeypatch.setattr(_bottom.Bottom, "keep", lambda *args: pytest.fail("kept"))
     graftlm.fit(model=model, data=data, method="head", out=tmp_path / "one", training={"epochs": 1})
+    cast = {"epochs": 2, "precision": "bf16"}
+    graftlm.fit(model=model, data=data, method={"name": "top-k", "k": 1}, out=tmp_path / "cast", training=cast)
     monkeypatch.setattr("graftlm.recipes._speed.free_memory", lambda device: 1000)
     graftlm.fit(model=model, data=data, method="head", out=tmp_path / "two", training={"epochs": 2})

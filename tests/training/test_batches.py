@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+import graftlm
+import tiny
+from folders import rows, saved, write
 from graftlm.core.reporter import Silent
 from graftlm.core.settings import TrainingConfig
-from graftlm.training import Outcome, Plan, train
+from graftlm.recipes import _model
+from graftlm.tasks import collate
+from graftlm.training import Outcome, Plan, timed, train
 from graftlm.training._batches import endless, epoch_batches, steps_an_epoch
 
 # as short texts are: 24 tokens on average, the longest some 70
@@ -56,6 +63,26 @@ def test_the_steps_of_an_epoch_have_its_batches_in_order(accumulation: int) -> N
         assert {len(step) for step in steps[:-1]} <= {accumulation}
 
 
+def test_the_tokens_of_a_batch_are_all_that_go_through_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    data = {"path": write(tmp_path / "rows.jsonl", rows(40)), "split": {"train": 1.0}}
+    seen: list[int] = []
+
+    def noted(*given: Any) -> dict[str, Tensor]:
+        batch = collate(*given)
+        seen.append(batch["input_ids"].numel())
+        return batch
+
+    monkeypatch.setattr(_model, "collate", noted)
+    training = {"batch_tokens": 96, "epochs": 1, "cache": "off"}
+    graftlm.fit(
+        model=model, data=data, method={"name": "prompt-tuning", "length": 20}, out=tmp_path / "run", training=training
+    )
+    assert 70 < max(seen) <= 96
+
+
 ROWS, RATE = 21, 0.01
 
 
@@ -93,3 +120,15 @@ def test_whatever_the_accumulation_every_example_counts_alike_once_an_epoch(toge
                 steps += 1
         assert (found[run].examples, found[run].steps) == (3 * ROWS, steps)
         torch.testing.assert_close(weights[run], wanted, atol=1e-12, rtol=0)
+
+
+def test_timing_draws_no_random_numbers() -> None:
+    weight = nn.Parameter(torch.ones(()))
+
+    def losses(rows: Mapping[str, Sequence[int]], steps: Mapping[str, int]) -> dict[str, Tensor]:
+        return {run: weight * torch.rand(len(own)) for run, own in rows.items()}
+
+    plan = Plan({"w": weight}, [1] * ROWS, TrainingConfig(), seed=0, rate=RATE, head_rate=RATE)
+    before = torch.get_rng_state()
+    assert timed(losses, {"run": plan}, Accelerator(cpu=True), 1).seconds
+    assert torch.equal(torch.get_rng_state(), before)

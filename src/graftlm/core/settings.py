@@ -125,8 +125,9 @@ class PromptConfig(Config):
 class TrainingConfig(Config):
     """The loop. `learning_rate`: None takes the method's own. `eval_steps`: None evaluates after each epoch.
 
-    `batch_tokens`: batches of about so many tokens, padding included, in place of so many examples; a batch has one at
-    least, and `batch_size` then says only how many examples are sorted by length together, 32 times as many.
+    `batch_tokens`: batches of at most so many tokens, padding and virtual tokens included, in place of so many
+    examples; a batch has one at least, and `batch_size` then says only how many examples are sorted by length together,
+    32 times as many.
     `accumulation`: a step takes so many batches, and an epoch's last step those that are left; each of its examples
     counts alike, so that every example is learned from once an epoch, however many a step takes.
     `max_length` counts tokens of the text, special tokens included, without virtual tokens.
@@ -136,7 +137,7 @@ class TrainingConfig(Config):
     `kernels`: the frozen base is computed by what is quickest on this machine ("auto"), with its weights packed too,
     which takes twice their memory besides ("packed"), or by plain "torch". `cache`: what no run acts on below is
     computed once for each example ("auto"), where that fits into a quarter of the free memory and the examples are met
-    at least twice; "off" never keeps it.
+    at least twice, but for a base that is trained in bf16; "off" never keeps it.
     """
 
     optimizer: str = "adamw"

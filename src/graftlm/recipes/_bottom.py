@@ -24,7 +24,11 @@ SHARE = 4  # of the free memory, one in so many bytes is the most that is taken
 
 
 def depth(acts: Sequence[Act], sites: Sites) -> int:
-    """How many blocks stand below the lowest place where a run acts; all of them where it trains a head alone."""
+    """How many blocks stand below the lowest place where a run acts.
+
+    All of them where it trains only what reads the last hidden states: a head, or the pooler. A final norm makes those,
+    so that what stands below it is what the last block is given.
+    """
     if sites.table is None or sites.encoder_decoder or any(stack.calls for stack in sites.table.stacks.values()):
         return 0
     return min((_below(act, sites) for act in acts), default=len(sites.blocks))
@@ -42,7 +46,10 @@ def _block(path: str, sites: Sites) -> int:
     for place, block in enumerate(sites.blocks):
         if path.startswith(f"{block}."):
             return place
-    return 0 if _order(path, sites) < _order(sites.blocks[0], sites) else len(sites.blocks)
+    if _order(path, sites) < _order(sites.blocks[0], sites):
+        return 0
+    pools = any(f"{path}.".startswith(f"{pooler}.") for pooler in sites.poolers)
+    return len(sites.blocks) if pools else len(sites.blocks) - 1
 
 
 def _order(path: str, sites: Sites) -> int:

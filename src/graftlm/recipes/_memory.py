@@ -54,16 +54,15 @@ def needed_by(model: TaskModel, run: str, plan: Plan) -> int:
     sites = model.attached.sites
     layers = len(sites.blocks) if model.attached.acts[run] else 1  # a head alone keeps nothing of the layers below
     weights = sum(parameter.numel() for parameter in plan.parameters.values())
-    tokens = most_tokens(plan, len(model.virtual[run]))
-    return estimate(plan.config, tokens, layers, sites.width) + A_WEIGHT * weights
+    return estimate(plan.config, most_tokens(plan), layers, sites.width) + A_WEIGHT * weights
 
 
-def most_tokens(plan: Plan, virtual: int) -> int:
+def most_tokens(plan: Plan) -> int:
     """Those of the largest batch there can be, padding and virtual tokens included."""
     if plan.config.batch_tokens:
-        return max(plan.config.batch_tokens, max(plan.lengths) + virtual)
+        return max(plan.config.batch_tokens, max(plan.lengths))
     batch = sorted_batches(plan.lengths, plan.config.batch_size)[0]
-    return len(batch) * (plan.lengths[batch[0]] + virtual)
+    return len(batch) * plan.lengths[batch[0]]
 
 
 def estimate(config: TrainingConfig, tokens: int, layers: int, width: int) -> int:

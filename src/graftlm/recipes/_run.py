@@ -238,7 +238,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     worse_is_more = metric in model.task.LOWER_IS_BETTER
     plan = Plan(
         parameters=model.attached.parameters_of(name),
-        lengths=[row.length for row in given.rows],
+        lengths=[row.length + len(model.virtual[name]) for row in given.rows],
         config=config.training,
         seed=config.seed,
         rate=rate,

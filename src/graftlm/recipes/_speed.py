@@ -11,7 +11,7 @@ from graftlm.kernels import current
 from graftlm.recipes._bottom import SHARE, Bottom, depth
 from graftlm.recipes._memory import free_memory
 from graftlm.recipes._model import TaskModel
-from graftlm.sites import Past, Tokens
+from graftlm.sites import Past, Select
 from graftlm.tasks import Features, SequenceHead, TokenHead, collate
 from graftlm.training import Plan, steps_of
 
@@ -49,9 +49,14 @@ def choose_kernels(model: TaskModel, config: TrainingConfig, plans: dict[str, Pl
 def keep_bottom(
     model: TaskModel, config: TrainingConfig, plans: dict[str, Plan], rows: Sequence[Features], reporter: Reporter
 ) -> None:
-    """Sets `model.bottom` to what stands below all runs, where a run meets its rows often enough and it fits."""
+    """Sets `model.bottom` to what stands below all runs, where a run meets its rows often enough and it fits.
+
+    A base that is cast to bf16 in training, and not in evaluation, gives two different states for a row: none is kept.
+    """
     plain = config.cache == "auto" and not config.gradient_checkpointing and not config.base_dropout
-    if not plain or not isinstance(model.head, (SequenceHead, TokenHead)):
+    trained = any(isinstance(act, Select) for run in model.attached.runs for act in model.attached.acts[run])
+    cast = trained and config.precision == "bf16"
+    if not plain or cast or not isinstance(model.head, (SequenceHead, TokenHead)):
         return
     sites = model.attached.sites
     below = min(depth(model.attached.acts[run], sites) for run in model.attached.runs)
@@ -70,8 +75,8 @@ def keep_bottom(
 
 
 def _front(model: TaskModel, run: str) -> int:
-    """How many keys a run's prefixes and prompts put before the text."""
-    return sum(act.length for act in model.attached.acts[run] if isinstance(act, (Past, Tokens)))
+    """How many keys a run's prefixes put before its tokens."""
+    return sum(act.length for act in model.attached.acts[run] if isinstance(act, Past))
 
 
 def _passes(plan: Plan) -> float:

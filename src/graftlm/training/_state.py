@@ -22,10 +22,11 @@ NUMBERS = ("bad", "loss_sum", "loss_steps", "active", "metric", "due")
 class Plan:
     """What one run needs: its tensors, its examples' lengths, its settings, and how it is evaluated.
 
-    `rates` multiplies `rate` for the tensors that it names. `evaluate` gives metrics; `better` says whether a new value
-    of the watched metric beats an old one. `watch` is told of each evaluation and may give a reason to stop. `ended` is
-    called once, with the weights that are kept in place; a run that has it is forgotten afterwards. `isolated`: an
-    error in the run's loss, optimizer or evaluation stops that run alone.
+    `lengths` count virtual tokens too. `rates` multiplies `rate` for the tensors that it names. `evaluate` gives
+    metrics; `better` says whether a new value of the watched metric beats an old one. `watch` is told of each
+    evaluation and may give a reason to stop. `ended` is called once, with the weights that are kept in place; a run
+    that has it is forgotten afterwards. `isolated`: an error in the run's loss, optimizer or evaluation stops that run
+    alone.
     """
 
     parameters: Mapping[str, nn.Parameter]

@@ -46,13 +46,15 @@ def timed(
         {run: [rows] for run, rows in batches.items()}, {run: plan.lengths for run, plan in plans.items()}
     )
     runs, seconds, started = list(plans), dict[int, float](), time.perf_counter()
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     for count in counts:
         try:
             rows = {run: batches[run] for run in runs[:count]}
             own = {run: sizes[run] for run in rows}
-            if not seconds:
-                _step(losses, rows, own, accelerator)  # the first one compiles and allocates
-            seconds[count] = min(_step(losses, rows, own, accelerator) for _ in range(2))
+            with torch.random.fork_rng(devices):
+                if not seconds:
+                    _step(losses, rows, own, accelerator)  # the first one compiles and allocates
+                seconds[count] = min(_step(losses, rows, own, accelerator) for _ in range(2))
         except Exception:  # the step itself will tell which run fails, or how many fit
             break
         finally:
