@@ -1,4 +1,5 @@
-"""Where memory runs out, a batch goes through the model in pieces and each step takes the same examples."""
+"""Where memory runs out, a batch goes through the model in pieces and each step takes the same examples; one whose rows
+are compared does not."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_one_example_that_does_not_fit_says_what_needs_less(
         graftlm.UserError, match=r"out of memory at step 1 with one example a pass \(CUDA out of mem.*\); a smaller"
     ):
         graftlm.fit(**options(world, "lora", tmp_path / "run"))
+
+
+def test_a_batch_whose_rows_are_compared_is_not_cut(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Small(monkeypatch, 4, SAID["cuda"])
+    values = options(world, "lora", tmp_path / "run", batch_size=7)
+    values |= {"data": {"path": values["data"], "columns": {"query": "text", "document": "text"}}, "head": {}}
+    said = r"step 1 with a batch of 7 \(CUDA out of mem.*\); its loss compares .* a smaller training.batch_size or"
+    with pytest.raises(graftlm.UserError, match=said):
+        graftlm.fit(**values, task="matching")
 
 
 def test_a_run_that_goes_on_uses_the_pieces_that_it_had(

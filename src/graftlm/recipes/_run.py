@@ -247,6 +247,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
         evaluate=_evaluator(run, model, watched, metric, Watched(stopper.asked)) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),
+        compares=model.task.HEAD == "vectors",
     )
     max_length = config.training.max_length or model.limits[name]
     return Job(run, model, peft, given, watched, model.task.goals(given), max_length, plan)

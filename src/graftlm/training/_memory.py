@@ -65,6 +65,15 @@ class Passes:
         return count
 
 
+def too_large(parts: Sequence[Sequence[int]], step: int, said: str, setting: str) -> UserError:
+    """The error for batches that do not fit whole and may not be cut; `setting` is what says how large they are."""
+    return UserError(
+        f"out of memory at step {step} with a batch of {max(map(len, parts))} ({said}); its loss compares the rows of "
+        f"a batch, so it does not go through the model in pieces: a smaller training.{setting} or "
+        "training.max_length, or training.gradient_checkpointing=true needs less"
+    )
+
+
 def cut(rows: Mapping[str, Sequence[int]], pieces: Mapping[str, int]) -> list[dict[str, Sequence[int]]]:
     """One batch of each run, in its number of pieces of nearly one size; a run with few is in the first ones alone."""
     found: list[dict[str, Any]] = [{} for _ in range(max(pieces.values(), default=1))]

@@ -26,7 +26,7 @@ class Plan:
     metrics; `better` says whether a new value of the watched metric beats an old one. `watch` is told of each
     evaluation and may give a reason to stop. `ended` is called once, with the weights that are kept in place; a run
     that has it is forgotten afterwards. `isolated`: an error in the run's loss, optimizer or evaluation stops that run
-    alone.
+    alone. `compares`: the loss compares the examples of a batch, so that pieces of it have another loss.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -43,6 +43,7 @@ class Plan:
     watch: Callable[[int, Mapping[str, float]], str | None] = lambda step, metrics: None
     ended: "Callable[[Outcome], None] | None" = None
     isolated: bool = False
+    compares: bool = False
 
 
 @dataclass

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from graftlm.core.errors import Unwritable, UserError
-from graftlm.training._memory import Passes, cut, first_line, out_of_memory
+from graftlm.training._memory import Passes, cut, first_line, out_of_memory, too_large
 from graftlm.training._processes import Processes
 from graftlm.training._state import State
 from graftlm.training._widths import alike, batch_sizes
@@ -134,8 +134,10 @@ def _tried(
 
 
 def _in_pieces(state: State, parts: Sequence[Sequence[int]], step: int, passes: Passes, said: str) -> bool:
-    """Has a run's batches go through the model in more pieces; a run with single examples that do not fit is ended."""
+    """Has a run's batches go through the model in more pieces; a run whose batches cannot be cut further is ended."""
     try:
+        if state.plan.compares:
+            raise too_large(parts, step, said, "batch_tokens" if state.plan.config.batch_tokens else "batch_size")
         state.outcome.pieces = passes.halved(state.outcome.pieces, parts, step, said)
     except UserError as error:
         if not state.plan.isolated:
