@@ -66,6 +66,8 @@ def test_other_texts_lengths_and_tokenizers_are_tokenised_anew(tokenizer: Any, t
     tokenizer.add_tokens(["day is"])
     assert count(TEXTS, 8) == 6
     assert count(TEXTS, 8) == 6
+    tokenizer.truncation_side = "left"
+    assert count(TEXTS, 8) == 7
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x02\0\0\0\0\0\0\0{}"])

@@ -201,6 +201,15 @@ def test_a_text_longer_than_the_model_takes_is_read_in_parts_and_every_word_once
     ] == [2]
 
 
+def test_parts_come_in_the_texts_order_whichever_side_the_tokenizer_cuts(tokenizer, monkeypatch):
+    example = Example(" ".join(f"word{number}" for number in range(30)))
+    right = TAGGING.encode([example], Reading(tokenizer, 20), problem(stride=8))
+    monkeypatch.setattr(tokenizer, "truncation_side", "left")
+    left = TAGGING.encode([example], Reading(tokenizer, 20), problem(stride=8))
+    assert (left.rows, left.meaning) == (right.rows, right.meaning)
+    assert tokenizer.truncation_side == "left"
+
+
 def drawn(labels, count=40):
     draw = torch.Generator().manual_seed(0)
     sizes = torch.randint(1, 9, (count,), generator=draw).tolist()

@@ -51,7 +51,7 @@ def encoded(
 
 def _key(examples: Sequence[Example], tokenizer: Any, backend: Any, max_length: int) -> str:
     names = [version("tokenizers"), type(tokenizer).__name__, *tokenizer.model_input_names, str(tokenizer.eos_token_id)]
-    digest = hashlib.sha256(repr((names, max_length)).encode())
+    digest = hashlib.sha256(repr((names, tokenizer.truncation_side, max_length)).encode())
     backend.no_truncation()  # what the last call left set is no part of the tokenizer; each call sets its own
     backend.no_padding()
     digest.update(backend.to_str().encode())

@@ -1,7 +1,8 @@
 """Texts longer than a model takes, as rows that overlap, so that nothing is cut; and where each token stands."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,17 +48,18 @@ def windows(texts: Sequence[str], pairs: Sequence[str] | None, reading: Reading,
         return []
     room = _room(texts, reading) if pairs is not None else reading.length - tokenizer.num_special_tokens_to_add(False)
     shared = min(stride, max(0, room // 2))
-    found = tokenizer(
-        list(texts),
-        None if pairs is None else list(pairs),
-        truncation="only_first" if pairs is None else "only_second",
-        max_length=reading.length,
-        stride=shared,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
-        verbose=False,
-    )
+    with _first_part_first(tokenizer):
+        found = tokenizer(
+            list(texts),
+            None if pairs is None else list(pairs),
+            truncation="only_first" if pairs is None else "only_second",
+            max_length=reading.length,
+            stride=shared,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+            verbose=False,
+        )
     read = texts if pairs is None else pairs
     rows: list[Window] = []
     owners: list[int] = found["overflow_to_sample_mapping"]
@@ -67,6 +69,16 @@ def windows(texts: Sequence[str], pairs: Sequence[str] | None, reading: Reading,
         last = row + 1 == len(owners) or owners[row + 1] != owner
         rows.append(_window(found, row, owner, read[owner], start, last, pairs is not None))
     return _with_marks(read, rows)
+
+
+@contextmanager
+def _first_part_first(tokenizer: Any) -> Iterator[None]:
+    """Has the parts of a text come in their order, which they do where a tokenizer cuts at the right."""
+    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"
+    try:
+        yield
+    finally:
+        tokenizer.truncation_side = side
 
 
 def _window(found: Any, row: int, owner: int, text: str, start: int, last: bool, paired: bool) -> Window:
