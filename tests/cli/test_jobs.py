@@ -143,6 +143,9 @@ def test_regression_gives_scores(graftlm: Command, model: str) -> None:
     assert graftlm("fit", "--model", model, "--data", "scored.jsonl", *shape, *flags)[0] == 0
     found, out, _ = graftlm("evaluate", "r", "--data", "scored.jsonl", "--cut", shape[-1])
     assert (found, "4 examples" in out, "pearson" in out, "per class" in out) == (0, True, True, False)
+    found, _, err = graftlm("evaluate", "r", "--data", "scored.jsonl", "--cut", "test=0.25")
+    own = "trained on, cut into train=0.5,validation=0.25,test=0.25; cut into test=0.25 its splits"
+    assert (found, own in err) == (2, True)
     found, out, _ = graftlm("predict", "r", "--text", "a day")
     assert list(_lines(out)[0]) == ["score"]
 

@@ -107,6 +107,13 @@ def test_fractions_cut_one_file_into_the_same_disjoint_parts_each_time(write):
     assert again.splits["test"] == data.splits["test"]
 
 
+def test_the_order_that_fractions_are_written_in_cuts_nothing_else(write):
+    path = write("all.jsonl", [{"text": str(n), "label": n % 2} for n in range(20)])
+    first, second = ({"train": 0.5, "dev": 0.2, "test": 0.3}, {"test": 0.3, "train": 0.5, "validation": 0.2})
+    one, other = (load(config(path, split=fractions), "classification").splits for fractions in (first, second))
+    assert {name: one[name] for name in other} == other
+
+
 def test_one_file_is_whatever_one_split_is_asked_for(write):
     path = write("all.jsonl", ROWS)
     for split in ("train", "test", "validation"):

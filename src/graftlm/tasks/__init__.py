@@ -4,7 +4,7 @@ from graftlm.tasks._data import load, read_candidates, read_texts
 from graftlm.tasks._features import Encoded, Features, Reading, collate, encode, read_places
 from graftlm.tasks._head import NOWHERE, SequenceHead, TokenHead, VectorHead, guessed_head, head_keys, must_train
 from graftlm.tasks._language_head import LanguageHead
-from graftlm.tasks._source import locate
+from graftlm.tasks._source import in_order, locate
 from graftlm.tasks._task import PACKAGE, Details, Problem, TaskData, parse, task
 from graftlm.tasks._templates import fields
 from graftlm.tasks._written import Guessed, Written, mean_loss
@@ -29,6 +29,7 @@ __all__ = [
     "fields",
     "guessed_head",
     "head_keys",
+    "in_order",
     "load",
     "locate",
     "mean_loss",

@@ -19,6 +19,7 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 T = TypeVar("T")
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # what `datasets` writes beside a Dataset and a DatasetDict
 SEED = 0  # of the cut by fractions: a later evaluation has to find the same test split
+FIRST = ("train", "validation", "test")  # in a file that is cut, in this order whatever that of the fractions
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,22 @@ def _whole(path: Path, asked: Collection[str] | None) -> Source:
     return Source(str(path), (name,), lambda split: read_file(path))
 
 
+def in_order(fractions: Mapping[str, float]) -> dict[str, float]:
+    """The fractions by the names of splits, in the order that a file is cut in: other names stand behind ours."""
+    given = _by_split(fractions.items(), "split fractions")
+    return {name: given[name] for name in (*FIRST, *given) if name in given}
+
+
 def _cut(path: Path, fractions: Mapping[str, float]) -> Source:
     """Shuffles the rows with a fixed seed and cuts them; fractions that add up to less than 1 leave the rest out."""
-    names = _by_split(((name, name) for name in fractions), "split fractions")
+    parts_of = in_order(fractions)
     table = read_file(path)
     order = np.random.default_rng(SEED).permutation(len(table)).tolist()
-    ends = [round(total * len(table)) for total in np.cumsum(list(fractions.values())).tolist()]
-    parts = {name: order[start:end] for name, start, end in zip(names, [0, *ends], ends, strict=False)}
+    ends = [round(total * len(table)) for total in np.cumsum(list(parts_of.values())).tolist()]
+    parts = {name: order[start:end] for name, start, end in zip(parts_of, [0, *ends], ends, strict=False)}
     for name, rows in parts.items():
         if not rows:
-            given = fractions[names[name]]
-            raise UserError(f'split "{name}" = {given:g} of the {len(table)} rows in {path} is none')
+            raise UserError(f'split "{name}" = {parts_of[name]:g} of the {len(table)} rows in {path} is none')
     return Source(str(path), tuple(parts), lambda split: table.take(parts[split]))
 
 
