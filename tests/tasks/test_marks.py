@@ -30,6 +30,18 @@ def test_words_are_found_whole_before_they_are_found_in_others(write):
     assert marked(write, "art", "x", "party x") == "p[E1] art [/E1]y [E2] x [/E2]"
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("रामा और राम", "रामा [E2] और [/E2] [E1] राम [/E1]"),
+        ("रामा राम और", "रामा [E1] राम [/E1] [E2] और [/E2]"),
+        ("\u0627राम और", "\u0627[E1] राम [/E1] [E2] और [/E2]"),
+    ],
+)
+def test_an_entity_ends_with_the_marks_of_its_last_letter(write, text, found):
+    assert marked(write, "राम", "और", text) == found
+
+
 def test_the_same_words_twice_are_two_places(write):
     assert marked(write, "he", "he", "he saw he") == "[E1] he [/E1] saw [E2] he [/E2]"
 

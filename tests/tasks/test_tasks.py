@@ -1,5 +1,6 @@
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -53,6 +54,13 @@ def test_classification_metrics_are_scikit_learn_s():
     assert found["matthews"] == pytest.approx(sk.matthews_corrcoef(targets, predicted))
 
 
+def test_a_split_of_one_class_has_its_metrics_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = CLASSES.metrics(torch.eye(4)[:1].repeat(3, 1), encoded(torch.zeros(3, dtype=torch.long)), PROBLEM)
+    assert found == {"accuracy": 1.0, "macro_f1": 1.0, "matthews": 0.0}
+
+
 def test_regression_metrics_are_scipy_s():
     logits, targets = torch.randn(200, 1), torch.randn(200).round(decimals=1)
     x, y = logits[:, 0].double().numpy(), targets.double().numpy()
@@ -81,6 +89,14 @@ def test_the_report_and_the_confusion_matrix_are_scikit_learn_s_and_hold_classes
         ):
             assert row[ours] == pytest.approx(expected[row["label"]][theirs])
     assert details.confusion == sk.confusion_matrix(targets, predicted, labels=range(4)).tolist()
+
+
+def test_regression_metrics_take_scores_as_the_data_have_them():
+    scores, given = [16777216.0, 16777217.0, 16777218.0, 16777219.0], [1.0, 3.0, 2.0, 4.0]
+    found = SCORES.metrics(
+        torch.tensor([given]).T, Encoded([Example("", score=score) for score in scores], [], []), NONE
+    )
+    assert found["spearman"] == pytest.approx(stats.spearmanr(scores, given).statistic)
 
 
 def test_regression_has_no_classes_to_report():

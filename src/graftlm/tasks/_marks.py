@@ -5,6 +5,7 @@ from typing import Any
 
 from graftlm.core.errors import UserError
 from graftlm.tasks._read import shown
+from graftlm.tasks._windows import is_mark
 
 Span = tuple[int, int]
 
@@ -50,13 +51,20 @@ def _found(text: str, entity: str, which: str, taken: Span | None) -> Span:
     if not entity.strip():
         raise UserError(f"{which} is empty")
     literal = re.escape(entity)
-    spans = [match.span() for match in re.finditer(rf"(?<!\w){literal}(?!\w)", text)]
-    spans += [match.span() for match in re.finditer(literal, text)]
+    spans = [match.span() for match in re.finditer(literal, text)]
+    whole = {match.span() for match in re.finditer(rf"(?<!\w){literal}(?!\w)", text)}
+    spans.sort(key=lambda span: (_cuts_a_letter(text, span), span not in whole))
     if not spans:
         raise UserError(f"{which} {shown(entity)} does not occur in the text {shown(text)}")
     if taken is None:
         return spans[0]
     return next((span for span in spans if span[1] <= taken[0] or taken[1] <= span[0]), spans[0])
+
+
+def _cuts_a_letter(text: str, span: Span) -> bool:
+    """Whether a span leaves a mark behind that belongs to its last letter, or begins behind one, inside a word."""
+    start, end = span
+    return is_mark(text[end : end + 1]) or is_mark(text[start - 1 : start])
 
 
 def _quoted(text: str, span: Span) -> str:

@@ -106,14 +106,15 @@ def _with_marks(texts: Sequence[str], rows: Sequence[Window]) -> list[Window]:
 
     def reaching(owner: int, start: int, end: int) -> Span:
         text, taken = texts[owner], held[owner]
-        while start < end < len(text) and end not in taken and _is_mark(text[end]):
+        while start < end < len(text) and end not in taken and is_mark(text[end]):
             end += 1
         return start, end
 
     return [replace(row, spans=[reaching(row.owner, *span) for span in row.spans]) for row in rows]
 
 
-def _is_mark(character: str) -> bool:
+def is_mark(character: str) -> bool:
+    """Whether a character is a part of the letter before it, or joins what is on its two sides."""
     return not character.isascii() and (character in JOINERS or unicodedata.category(character)[0] == "M")
 
 

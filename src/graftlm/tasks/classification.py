@@ -67,7 +67,7 @@ def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, flo
     return {
         "accuracy": sum(map(int.__eq__, predicted, true)) / max(1, len(true)),
         "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),  # pyright: ignore[reportArgumentType]
-        "matthews": float(matthews_corrcoef(true, predicted)) if true else 0.0,
+        "matthews": float(matthews_corrcoef(true, predicted)) if len({*true, *predicted}) > 1 else 0.0,
     }
 
 
