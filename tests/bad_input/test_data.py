@@ -8,6 +8,7 @@ import pytest
 from bad_input.cases import Call, Case, fit, lines, refused, write
 
 GOOD = [{"text": "a good day", "label": "good"}, {"text": "a bad day", "label": "bad"}]
+NUMBERED = [{"text": "a good day", "label": 0}, {"text": "a bad day", "label": 1}]
 SCORED = [{"text": "a good day", "score": 0.75}, {"text": "a bad day", "score": 0.25}]
 
 
@@ -149,6 +150,18 @@ CASES = [
         'a.jsonl line 1: head "night" does not occur',
         [{"text": "a day", "h": "night", "t": "day", "label": n} for n in (0, 1)],
         "--mark h,t",
+    ),
+    *(
+        one(
+            f"half a {column}",
+            f"line 1: {column} holds half a surrogate pair",
+            [{**NUMBERED[0], column: "\ud83d"}, NUMBERED[1]],
+        )
+        for column in ("label", "label_text", "id")
+    ),
+    scores("a score of code", 'line 1: score is "1_5", not a finite number', '{"text": "a", "score": "1_5"}\n'),
+    scores(
+        "a score beyond fp32", "line 1: score is 1e+39, and 3.403e+38 is the most", '{"text": "a", "score": 1e39}\n'
     ),
     one("few-shot of too few", "shots = 4 takes 8 examples of each", GOOD, "--shots 4"),
     one("an empty share", 'split "train" = 0.1 of the 2 rows in a.jsonl is none', GOOD, "--split train=0.1"),

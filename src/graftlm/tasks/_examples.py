@@ -14,12 +14,12 @@ from graftlm.tasks._marks import marked
 from graftlm.tasks._read import Table, shown
 
 Marks = tuple[str, str]
+MOST = 3.4028234663852886e38  # what fp32 holds, which scores are learned in
 
 
 def examples_of(
     table: Table, columns: Columns, mark: Marks | None, answers: Sequence[Any], task: str | None
 ) -> list[Example]:
-    ids = table.columns.get(columns.id or "", [None] * len(table))
     pairs = table.columns[columns.text_pair] if columns.text_pair else None
     examples: list[Example] = []
     for row, value in enumerate(table.columns[columns.text]):
@@ -33,7 +33,7 @@ def examples_of(
                 _rows.text(pairs[row], at, str(columns.text_pair)) if pairs is not None else None,
                 label=answers[row] if task == "classification" else None,
                 score=answers[row] if task == "regression" else None,
-                id=None if ids[row] is None else str(ids[row]),
+                id=_rows.identity(table, row, columns.id),
                 at=at,
                 meta={"label": answers[row]} if task is None and not _labels.is_missing(answers[row]) else {},
             )
@@ -90,9 +90,11 @@ def _score(value: Any, at: str, column: str) -> float:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise UserError(f"{at}: {column} is missing")
     try:
-        score = math.nan if isinstance(value, bool) else float(value)
+        score = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         score = math.nan
+    if math.isfinite(score) and abs(score) > MOST:
+        raise UserError(f"{at}: {column} is {shown(value)}, and {MOST:.4g} is the most; scale the scores down")
     if not math.isfinite(score):
         raise UserError(
             f"{at}: {column} is {shown(value)}, not a finite number; for classes use `--task classification`"

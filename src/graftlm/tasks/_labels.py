@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graftlm.core.errors import UserError
+from graftlm.core.errors import UserError, check_whole
 from graftlm.tasks._columns import Columns
 from graftlm.tasks._read import Table, shown
 
@@ -58,6 +58,7 @@ def _key(value: Any, table: Table, row: int, column: str) -> Key:
     if isinstance(value, int):
         return value
     if isinstance(value, str):
+        check_whole(value, f"{table.at(row)}: {column}")
         return int(value) if WHOLE.fullmatch(value) and value != "-0" else value
     if isinstance(value, float):
         raise UserError(f"{table.at(row)}: {column} = {value:g} is a number with a fraction; {USE_REGRESSION}")
@@ -95,6 +96,7 @@ def _read_names(table: Table, column: str, names_column: str, asked: bool, found
             continue
         if not isinstance(name, str):
             raise UserError(f"{table.at(row)}: {names_column} is {shown(name)}, not a string")
+        check_whole(name, f"{table.at(row)}: {names_column}")
         if found.setdefault(key, name) != name:
             raise UserError(f'{table.at(row)}: label {key} is named "{name}" here and "{found[key]}" before')
 

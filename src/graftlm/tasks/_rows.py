@@ -111,10 +111,14 @@ def _string(item: Any, at: str, names: Sequence[str] | None) -> str:
         return names[item]
     if not isinstance(item, str) or not item.strip():
         raise UserError(f"{at} is {shown(item)}, not a string with something in it")
+    check_whole(item, at)
     return item
 
 
 def identity(table: Table, row: int, column: str | None) -> str | None:
     """A row's id, where it has one."""
     value = table.columns[column][row] if column else None
-    return None if value is None else str(value)
+    if value is None:
+        return None
+    check_whole(str(value), f"{table.at(row)}: {column}")
+    return str(value)
