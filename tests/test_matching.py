@@ -55,6 +55,14 @@ def test_a_matcher_is_trained_stored_and_asked_again(family: str, method: str, t
     assert (ranked["best"][0]["text"], ranked["best"][0]["id"]) == (texts[3], "3")
     assert ranked["best"][0]["score"] == pytest.approx(1, abs=1e-5)
     assert len(ranked["best"]) == 2
+    assert (predictor.rank(texts[:1], []), predictor.rank([], texts)) == ([{"best": []}], [])
+    for wrong, said in (
+        ((texts, texts, 0), "top = 0; 1 is the fewest"),
+        (("w1 w2", texts), "put the one text of queries into a list"),
+        ((texts, "w1 w2"), "put the one text of candidates into a list"),
+    ):
+        with pytest.raises(graftlm.UserError, match=said):
+            predictor.rank(*wrong)
 
 
 def test_the_loss_is_cross_entropy_over_the_batchs_documents_but_for_the_same_text() -> None:
@@ -144,6 +152,7 @@ def test_what_cannot_be_matched_is_refused_by_name(tmp_path: Path) -> None:
         ({"data": good, "method": "head"}, "would train nothing"),
         ({"data": good, "head": {"pooling": "virtual"}}, "head.pooling may be mean, first or last"),
         ({"data": {**good, "columns": {"negatives": "none"}}}, 'no column "none"'),
+        ({"data": {**good, "columns": {"negatives": "negatives"}}}, "but no negatives are taken; -o task.negatives=N"),
     ]
     for number, (wrong, words_of_it) in enumerate(cases):
         with pytest.raises(graftlm.UserError, match=words_of_it):
@@ -153,6 +162,27 @@ def test_what_cannot_be_matched_is_refused_by_name(tmp_path: Path) -> None:
         graftlm.export_peft(tmp_path / "run", tmp_path / "exported")
 
 
+@pytest.mark.parametrize("cell", ["['x', 'y', 'z']", '["x", "y"]', ["x", "y"]])
+def test_negatives_are_read_in_the_forms_that_lists_have(cell: Any, tmp_path: Path) -> None:
+    if isinstance(cell, str):
+        cell = cell.replace('"', '""')
+        path = tmp_path / "rows.csv"
+        path.write_text(f'query,document,negatives\nq,d,"{cell}"\n')
+    else:
+        path = Path(write(tmp_path / "rows.jsonl", [{"query": "q", "document": "d", "negatives": cell}]))
+    (example,) = load(DataConfig(path=str(path)), parse({"negatives": 2}, "matching"), ("train",)).splits["train"]
+    assert example.answer == ("d", "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"), [(" ", "negatives is blank"), (["\ud83d"], r"negatives\[0\] holds half a surrogate")]
+)
+def test_negatives_that_are_no_texts_are_refused(cell: Any, said: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"query": "q", "document": "d", "negatives": cell}])
+    with pytest.raises(graftlm.UserError, match=f"line 1: {said}"):
+        load(DataConfig(path=path), parse({"negatives": 2}, "matching"), ("train",))
+
+
 def test_candidates_are_the_documents_of_a_file_and_not_its_queries(tmp_path: Path) -> None:
     file = tmp_path / "candidates.jsonl"
     file.write_text('{"question": "why?", "answer": "so"}\n{"question": "who?", "answer": "he", "id": 7}\n')
@@ -160,3 +190,6 @@ def test_candidates_are_the_documents_of_a_file_and_not_its_queries(tmp_path: Pa
     file.write_text('{"text": "only", "other": "no"}\n')
     assert [one.text for one in read_candidates(file)] == ["only"]
     assert [one.text for one in read_candidates(file, {"query": "gone", "document": "other"})] == ["no"]
+    assert [one.text for one in read_candidates(file, {"document": "gone"}, stored=True)] == ["only"]
+    with pytest.raises(graftlm.UserError, match='no column "othr"; did you mean "other"'):
+        read_candidates(file, {"document": "othr"})

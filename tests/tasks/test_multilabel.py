@@ -54,6 +54,10 @@ def test_labels_may_stand_in_a_string_between_commas(write):
         ({"text": "x", "labels": ["a", ""]}, r'labels\[1\] is "", not a string'),
         ({"text": None, "labels": ["a"]}, "text is missing"),
         ({"text": "x", "labels": [0, 1, 0]}, r"labels is \[0, 1, 0\], a mark for each label; write the labels"),
+        ({"text": "x", "labels": "0, 1,0"}, 'labels is "0, 1,0", a mark for each label'),
+        ({"text": "x", "labels": "['x' 'y']"}, r"labels is \"\['x' 'y'\]\", no list in JSON"),
+        ({"text": "x", "labels": "[x, y]"}, r'labels is "\[x, y\]", no list in JSON or as Python writes it'),
+        ({"text": "x", "labels": ["\ud83d"]}, r"labels\[0\] holds half a surrogate pair"),
     ],
 )
 def test_bad_labels_are_an_error_with_their_line_or_left_out(folder, row, said):
@@ -62,6 +66,15 @@ def test_bad_labels_are_an_error_with_their_line_or_left_out(folder, row, said):
         load(DataConfig(path=path), "multilabel", splits=("train",))
     data = load(DataConfig(path=path, skip_bad=True), "multilabel", splits=("train",))
     assert len(data.splits["train"]) == 3
+
+
+@pytest.mark.parametrize("cells", [([0, 1], [1, 0]), ("0,1", "1,0")])
+def test_lists_of_0_and_1_in_every_row_are_marks_and_in_some_they_are_labels(folder, cells):
+    rows = [{"text": "x", "labels": cell} for cell in cells]
+    with pytest.raises(UserError, match=r"line 1: labels is .*, a mark for each label"):
+        load(DataConfig(path=folder(train=rows)), "multilabel", splits=("train",))
+    data = load(DataConfig(path=folder(train=[*rows, {"text": "y", "labels": [0]}])), "multilabel", splits=("train",))
+    assert [example.answer for example in data.splits["train"]] == [(1, 1), (1, 1), (1, 0)]
 
 
 def test_a_label_unknown_to_the_run_is_an_error(folder):
@@ -190,3 +203,17 @@ def test_a_class_that_no_example_has_is_a_step_of_kappa_all_the_same():
 def test_an_order_has_each_class_once_and_two_of_them(order, said):
     with pytest.raises(UserError, match=said):
         ranked(order=order)
+
+
+def test_texts_to_predict_are_those_that_columns_name_and_are_not_marked(write):
+    path = write("rows.jsonl", [{"body": "this", "text": "that"}])
+    assert [example.text for example in read_texts(path, {"text": "body", "label": "gone"}, task="ordinal")] == ["this"]
+    with pytest.raises(UserError, match='no column "boddy"; did you mean "body"'):
+        read_texts(path, {"text": "boddy"}, task="ordinal")
+    for name in ("ordinal", "multilabel", "matching"):
+        with pytest.raises(UserError, match=f'the task "{name}" has no mark'):
+            read_texts(path, None, ("head", "tail"), name)
+
+
+def test_an_order_may_be_given_in_whole_numbers():
+    assert ranked((), order=[1, 2, 10]).options.order == ("1", "2", "10")

@@ -86,7 +86,8 @@ def predict(
     if rank is not None:
         from graftlm.tasks import read_candidates
 
-        answers = predictor.rank(inputs, read_candidates(rank, found), top or 10, batch_size, reporter)
+        candidates = read_candidates(rank, found, stored=not columns)
+        answers = predictor.rank(inputs, candidates, top or 10, batch_size, reporter)
     else:
         answers = predictor.predict(inputs, batch_size, reporter)
     rows = [_named(given, answer) for given, answer in zip(inputs, answers, strict=True)]

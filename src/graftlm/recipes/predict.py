@@ -68,6 +68,13 @@ class Predictor:
         """
         if self.model.task.HEAD != "vectors":
             raise UserError(f"this run was trained on {self.card.task}; a run of matching ranks candidates")
+        for name, texts in (("queries", queries), ("candidates", candidates)):
+            if isinstance(texts, str):
+                raise UserError(f"rank takes lists of texts; put the one text of {name} into a list")
+        if top < 1:
+            raise UserError(f"top = {top}; 1 is the fewest candidates that are given")
+        if not len(queries) or not len(candidates):
+            return [{"best": []} for _ in queries]
         given = [self._example(text, place) for place, text in enumerate(candidates)]
         one, other = (self.logits(own, batch_size, reporter)[:, 0] for own in (self._bare(queries), self._bare(given)))
         answers: list[dict[str, Any]] = []

@@ -77,6 +77,11 @@ def find(table: Table, task: str | None, given: Mapping[str, str], marks: Iterab
     return Columns(text, pair, answer, None if regression else label_text, given.get("id") or first(table, IDS))
 
 
+def of_texts(table: Table, given: Mapping[str, str]) -> dict[str, str]:
+    """`given` for predicting: columns that are no texts may be absent."""
+    return {ours: theirs for ours, theirs in given.items() if ours.startswith("text") or theirs in table.columns}
+
+
 def has(table: Table, column: str) -> None:
     """Refuses a column that a table lacks, naming the nearest."""
     if column not in table.columns:

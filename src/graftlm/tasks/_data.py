@@ -103,11 +103,15 @@ def _by_rows(
 ) -> TaskData:
     """The examples of a task that reads its rows itself, which has no classes to balance and no entities to mark."""
     for name, value in (("shots", config.shots), ("mark", config.mark)):
-        if value is not None:
-            raise UserError(f'{name} = {shown(value)}: the task "{problem.task}" has no {name}; leave it out')
+        _has_none(problem.task, name, value)
     cut = {split: table.take(range(min(len(table), limits.get(split, len(table))))) for split, table in tables.items()}
     read: TaskData = problem.module.read(Given(tables, cut, config, problem, labels))
     return replace(read, splits={name: read.splits[split] for name, split in asked.items()})
+
+
+def _has_none(task: str, name: str, value: object) -> None:
+    if value is not None:
+        raise UserError(f'{name} = {shown(value)}: the task "{task}" has no {name}; leave it out')
 
 
 def read_texts(
@@ -122,19 +126,20 @@ def read_texts(
     table = _file(path)
     module = module_of(task)
     if module.READS == "rows":
+        _has_none(task, "mark", mark)
         return rows_of(table, columns or {}) if fields else module.asked(table, columns or {})
-    needed = {
-        ours: theirs for ours, theirs in (columns or {}).items() if ours.startswith("text") or theirs in table.columns
-    }
-    found = _columns.find(table, None, needed, mark or ())
+    found = _columns.find(table, None, _columns.of_texts(table, columns or {}), mark or ())
     answers = table.columns[found.answer] if found.answer else [None] * len(table)
     beside = [name for name in fields if name in table.columns and name not in _aliases(found)]
     return with_fields(examples_of(table, found, mark, answers, None), table, beside)
 
 
-def read_candidates(path: str | Path, columns: Mapping[str, str] | None = None) -> list[Example]:
-    """The documents in one file that a run of matching is to rank."""
-    return module_of("matching").candidates(_file(path), columns or {})
+def read_candidates(
+    path: str | Path, columns: Mapping[str, str] | None = None, *, stored: bool = False
+) -> list[Example]:
+    """The documents in one file that a run of matching is to rank. `stored`: `columns` are those of the training, whose
+    document need not be there."""
+    return module_of("matching").candidates(_file(path), columns or {}, stored)
 
 
 def _file(path: str | Path) -> Table:

@@ -49,6 +49,11 @@ def read(given: Given) -> TaskData:
     found = _rows.columns(given.first, given.config.columns, COLUMNS, optional=optional)
     for theirs in given.config.columns.values():
         _rows.has(given.first, theirs)
+    if not wanted and given.labels is None and "negatives" in given.config.columns:
+        raise UserError(
+            f"columns maps negatives={found['negatives']}, but no negatives are taken; -o task.negatives=N takes the "
+            "first N of a row"
+        )
     for table in given.tables.values():
         for ours in ("query", "document", *(("negatives",) if wanted else ())):
             _rows.has(table, found[ours])
@@ -69,8 +74,10 @@ def _example(table: Table, row: int, found: Mapping[str, str], wanted: int) -> E
     query, document = (_text(table.columns[found[ours]][row], at, found[ours]) for ours in ("query", "document"))
     others: list[str] = []
     if wanted:
-        cell = table.columns[found["negatives"]][row]
-        others = [cell] if isinstance(cell, str) else _rows.strings(cell, at, found["negatives"])[:wanted]
+        column = found["negatives"]
+        cell = _rows.listed(table.columns[column][row])
+        one = isinstance(cell, str)
+        others = [_text(cell, at, column)] if one else _rows.strings(cell, at, column)[:wanted]
     return Example(query, id=_rows.identity(table, row, found.get("id")), at=at, answer=(document, *others))
 
 
@@ -86,9 +93,12 @@ def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
     return _side(table, _rows.columns(table, given, COLUMNS, optional=("document", "negatives")), "query")
 
 
-def candidates(table: Table, given: Mapping[str, str]) -> list[Example]:
+def candidates(table: Table, given: Mapping[str, str], stored: bool) -> list[Example]:
     """The documents that queries are to find, in the column that `given` or their usual names say, or of texts."""
-    known = {ours: theirs for ours, theirs in given.items() if ours in ("document", "id") and theirs in table.columns}
+    needed = {"id": False, "document": not stored}
+    known = {
+        ours: theirs for ours, theirs in given.items() if ours in needed and (needed[ours] or theirs in table.columns)
+    }
     return _side(table, _rows.columns(table, known, {"document": (*COLUMNS["document"], "text")}), "document")
 
 

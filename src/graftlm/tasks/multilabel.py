@@ -83,6 +83,9 @@ def _found(table: Table, given: Mapping[str, str]) -> dict[str, str]:
 
 def _labels(source: Table, found: Mapping[str, str], skip: bool) -> tuple[str, ...]:
     examples, _ = _rows.kept(source, lambda row: _labelled(source, row, found), skip)
+    both = {"0", "1"}
+    if all({*example.answer} == both for example in examples):  # as [0, 1] and [1, 0], and no row has one alone
+        raise _marked_in_lists(source, 0, found["labels"])
     seen = sorted({label for example in examples for label in example.answer})
     if not seen:
         raise UserError(f"{source.where} has no label in any row of {found['labels']}")
@@ -100,14 +103,9 @@ def _text(table: Table, row: int, found: Mapping[str, str]) -> Example:
 
 def _labelled(table: Table, row: int, found: Mapping[str, str]) -> Example:
     column = found["labels"]
-    value = _rows.listed(table.columns[column][row])
+    value = _parts(table, row, column)
     if _marks(value):
-        raise UserError(
-            f"{table.at(row)}: {column} is {shown(value)}, a mark for each label; write the labels that a text has, or "
-            "name columns of 0 and 1 with task.label_columns"
-        )
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
+        raise _marked_in_lists(table, row, column)
     labels = _rows.strings(value, table.at(row), column, table.names.get(column))
     return replace(_text(table, row, found), answer=tuple(dict.fromkeys(labels)))
 
@@ -123,11 +121,36 @@ def _marked(table: Table, row: int, found: Mapping[str, str], marks: Sequence[st
     return replace(_text(table, row, found), answer=tuple(answer))
 
 
+def _parts(table: Table, row: int, column: str) -> Any:
+    """A cell's list of labels, or a string cut at commas; of 0 and 1 alone they are numbers, as in a list."""
+    value = _rows.listed(table.columns[column][row])
+    if not isinstance(value, str):
+        return value
+    if value.startswith("[") and value.endswith("]"):
+        raise UserError(
+            f'{table.at(row)}: {column} is {shown(value)}, no list in JSON or as Python writes it; ["a", "b"] is one'
+        )
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    return [int(part) for part in parts] if {*parts} <= {"0", "1"} else parts
+
+
 def _marks(value: Any) -> bool:
     """Whether a list has 0 or 1 for each label: one of the two stands in it more than once, or is no whole number."""
+    return _of_marks(value) and (len({*value}) < len(value) or any(type(each) is not int for each in value))
+
+
+def _of_marks(value: Any) -> bool:
+    """Whether a list has something in it, and no numbers but 0 and 1."""
     if not isinstance(value, list | tuple) or not value or not all(isinstance(each, int | float) for each in value):
         return False
-    return {*value} <= {0, 1} and (len({*value}) < len(value) or any(type(each) is not int for each in value))
+    return {*value} <= {0, 1}
+
+
+def _marked_in_lists(table: Table, row: int, column: str) -> UserError:
+    return UserError(
+        f"{table.at(row)}: {column} is {shown(table.columns[column][row])}, a mark for each label; write the labels "
+        "that a text has, or name columns of 0 and 1 with task.label_columns"
+    )
 
 
 def _indexed(example: Example, known: Sequence[str]) -> Example:

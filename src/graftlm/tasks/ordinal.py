@@ -30,6 +30,14 @@ class Options(Config):
 
     order: tuple[str, ...] = ()
 
+    @field_validator("order", mode="before")
+    @classmethod
+    def _names(cls, order: Any) -> Any:
+        """Whole numbers are the names of their classes."""
+        if not isinstance(order, list | tuple):
+            return order
+        return [str(name) if type(name) is int else name for name in order]
+
     @field_validator("order")
     @classmethod
     def _each_once(cls, order: tuple[str, ...]) -> tuple[str, ...]:
@@ -83,7 +91,7 @@ def _numbers(tables: Mapping[str, Table], column: str) -> None:
 
 def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
     """The texts or pairs; classes are not needed."""
-    columns = _columns.find(table, None, {ours: theirs for ours, theirs in given.items() if theirs in table.columns})
+    columns = _columns.find(table, None, _columns.of_texts(table, given))
     return _examples.examples_of(table, columns, None, [None] * len(table), None)
 
 
