@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from bad_input.cases import Call, Case, fit, lines, refused, write
+from graftlm import api
+from graftlm.core.reporter import Notice, Silent
 
 PAIRS = [{"premise": "a day", "hypothesis": word, "label": word} for word in ("good", "bad")]
 
@@ -131,6 +133,28 @@ def test_what_was_cut_is_counted(graftlm: Call) -> None:
     found, out, err = graftlm("predict", "run", "--file", "a.jsonl")
     assert (found, len(out.splitlines())) == (0, 4)
     assert err == "warning: 2 texts are longer than 32 tokens and were cut\n"
+
+
+class Hearing(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_what_was_cut_is_a_warning_in_python_and_is_told_to_the_reporter_that_a_run_was_loaded_with(
+    graftlm: Call,
+) -> None:
+    long, said = "good " * 40, "1 texts are longer than 32 tokens and were cut"
+    write({"a.jsonl": lines([{"text": long, "label": "good"}, {"text": "bad", "label": "bad"}])})
+    for ask in (lambda: api.load("run").predict([long]), lambda: api.evaluate("run", "a.jsonl")):
+        with pytest.warns(Notice, match=said) as found:
+            ask()
+        assert found[0].filename == __file__
+    hearing = Hearing()
+    api.load("run", hearing).predict([long])
+    assert hearing.said == [said]
 
 
 @pytest.mark.parametrize(

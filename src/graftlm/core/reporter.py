@@ -1,5 +1,7 @@
 """How a job speaks: library code tells a reporter; only the command line prints."""
 
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -24,7 +26,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """Says nothing; what library calls use unless they are given a reporter."""
+    """Says nothing."""
 
     def line(self, text: str) -> None:
         pass
@@ -38,6 +40,20 @@ class Silent:
     @contextmanager
     def progress(self, title: str, total: int | None, unit: str = "steps") -> Iterator[Progress]:
         yield _Still()
+
+
+class Notice(UserWarning):
+    """What a library call warns of where it was given no reporter."""
+
+
+class Warned(Silent):
+    """Says warnings alone, as Python's own; what library calls use unless they are given a reporter."""
+
+    def warn(self, text: str) -> None:
+        frame, level = sys._getframe(1), 2
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "graftlm":
+            frame, level = frame.f_back, level + 1
+        warnings.warn(text, Notice, stacklevel=level)  # at the caller's line
 
 
 class _Still:

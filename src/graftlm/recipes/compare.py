@@ -14,7 +14,7 @@ from graftlm.core.comparison import RUNS, CompareConfig
 from graftlm.core.errors import UserError
 from graftlm.core.files import read_json, sweep, write_json, writing
 from graftlm.core.lock import Lock
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.results import result, results
 from graftlm.methods import acts
 from graftlm.recipes._accelerator import check_trackers
@@ -52,7 +52,7 @@ def compare(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("compare trains in one process; start it without a launcher, and spread it with --ray ADDRESS")
-    reporter, out = reporter or Silent(), Path(config.out)
+    reporter, out = reporter or Warned(), Path(config.out)
     stopper, trials = Stopper(), Trials(config) if config.search else None
     configs = trials.sample() if trials else config.runs()
     fields = fields_of_all([*configs.values(), *(trials.templates() if trials else ())])

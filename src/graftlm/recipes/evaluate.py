@@ -10,7 +10,7 @@ from graftlm.checkpoint import adapter_folder
 from graftlm.core.errors import UserError
 from graftlm.core.files import write_json, write_jsonl
 from graftlm.core.records import Evaluation, not_finite
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import DataConfig, Precision
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import recut
@@ -34,7 +34,7 @@ def evaluate(
     unless `data` gives its own; `task` are options of the task in place of the training's; `precision` is
     that of the base's weights.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Warned()
     predictor = load(run, reporter, task=task, fold=True, precision=precision)
     card, module = predictor.card, predictor.model.task
     stored = card.data

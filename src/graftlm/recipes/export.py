@@ -10,7 +10,7 @@ from torch import allclose
 from graftlm import methods
 from graftlm.checkpoint import load_tensors, save_peft
 from graftlm.core.errors import UserError
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._building import build
 from graftlm.recipes._peft import with_head
@@ -34,7 +34,7 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
 
     A method or a pooling that PEFT has no words for is refused by name, and nothing is written.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Warned()
     path, target = Path(run), Path(to)
     if target.exists():
         raise UserError(f"{target} exists; name a new folder")

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from graftlm.checkpoint import drop_states, load_base
 from graftlm.core.errors import Stopped, UserError
 from graftlm.core.records import RunRecord
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import FitConfig
 from graftlm.kernels import current
 from graftlm.recipes._accelerator import accelerator_of
@@ -34,7 +34,7 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     launch` has started all train the run, and the main one writes.
     """
     team = Team(accelerator_of(config, False))
-    reporter = team.heard(reporter or Silent())
+    reporter = team.heard(reporter or Warned())
     with RunFolder(Path(config.out), reporter, config.training.keep_checkpoints) as folder:
         team.agreed(lambda: folder.claim(config.overwrite))
         return _train(config, folder, team, reporter, folder.begin)
@@ -46,7 +46,7 @@ def resume(out: str | Path, reporter: Reporter | None = None) -> RunRecord:
     A run that is done is left as it is. A UserError says where the base or the data are no longer the same.
     """
     team = Team(Accelerator())
-    reporter = team.heard(reporter or Silent())
+    reporter = team.heard(reporter or Warned())
     with RunFolder(Path(out), reporter) as folder:
         folder.record = team.agreed(lambda: _reopened(folder))
         config = FitConfig.parse({**folder.record["config"], "out": str(out)})

@@ -10,7 +10,7 @@ from torch import Tensor
 from graftlm import methods, tasks
 from graftlm.checkpoint import Base, Card, load_base, load_peft, save_adapter
 from graftlm.core.errors import UserError
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._building import build
 from graftlm.recipes._model import TaskModel
@@ -47,7 +47,7 @@ def import_peft(
     and of spans "span" (give "span" and "none" where a question may have no answer). Everything that would change
     results and that we cannot say is refused by name; nothing is written then.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Warned()
     source, target = Path(folder), Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty; name another folder")

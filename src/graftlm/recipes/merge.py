@@ -10,7 +10,7 @@ from graftlm.checkpoint import load_config
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.files import new_folder
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.recipes.predict import RUN, Predictor, load
 from graftlm.tasks import Features, SequenceHead, collate, fields, head_keys
 
@@ -30,7 +30,7 @@ def merge(run: str | Path, to: str | Path, reporter: Reporter | None = None) -> 
     The merge is made in fp32 and its logits are compared with the run's on a few texts before anything is written.
     A run whose method or pooling a plain model cannot express is refused, with the reason.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Warned()
     target = Path(to)
     if target.exists():
         raise UserError(f"{target} exists; name a new folder")

@@ -11,7 +11,7 @@ from graftlm import methods, tasks
 from graftlm.checkpoint import Base, Card, check_files, load_base, load_card, load_tensors
 from graftlm.core.errors import UserError, check_whole
 from graftlm.core.example import Example
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import HeadConfig, Precision
 from graftlm.prompts import parse
 from graftlm.recipes._building import build
@@ -25,11 +25,12 @@ Text = str | tuple[str, str] | Example
 
 
 class Predictor:
-    """A finished run, ready to be asked."""
+    """A finished run, ready to be asked. `reporter` is told where a method is given none."""
 
-    def __init__(self, card: Card, model: TaskModel):
+    def __init__(self, card: Card, model: TaskModel, reporter: Reporter):
         self.card = card
         self.model = model
+        self.reporter = reporter
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ class Predictor:
             raise UserError("predict takes a list of texts; put the one text into a list")
         examples = [self._example(text, place) for place, text in enumerate(texts)]
         encoded = self.encode(examples, reporter)
-        answer = self.model.answer(encoded, RUN, batch_size, reporter or Silent(), "predict")
+        answer = self.model.answer(encoded, RUN, batch_size, reporter or self.reporter, "predict")
         if isinstance(answer, Tensor):
             bad = (~answer.isfinite().flatten(1).all(-1)).nonzero().flatten().tolist()
             if bad:
@@ -91,20 +92,20 @@ class Predictor:
     def logits(self, examples: Sequence[Example], batch_size: int = 64, reporter: Reporter | None = None) -> Tensor:
         """Logits (rows outputs) in order, a row an example or, for a task of tokens, (rows places outputs)."""
         rows = self.encode(examples, reporter).rows
-        return self.model.logits(rows, RUN, batch_size, reporter or Silent(), "predict")
+        return self.model.logits(rows, RUN, batch_size, reporter or self.reporter, "predict")
 
     def encode(self, examples: Sequence[Example], reporter: Reporter | None = None) -> Encoded:
         """The examples' rows; what was cut of texts longer than the model takes is said."""
         encoded = self.model.encode(examples, RUN, self.card.max_length)
         for note in encoded.notes:
-            (reporter or Silent()).warn(note)
+            (reporter or self.reporter).warn(note)
         return encoded
 
     def gates(self, texts: Sequence[Text], batch_size: int = 64, reporter: Reporter | None = None) -> dict[str, Tensor]:
         """How far the run's gates open, 0 to 1: `layer.role.part` -> a text's (its first window's), in order."""
         examples = [self._example(text, place) for place, text in enumerate(texts)]
         encoded = self.encode(examples, reporter)
-        rows = self.model.gates(encoded.rows, RUN, batch_size, reporter or Silent())
+        rows = self.model.gates(encoded.rows, RUN, batch_size, reporter or self.reporter)
         firsts = [encoded.windows[place][0] for place in range(len(examples))]
         found = {name: values[firsts] for name, values in rows.items()}
         if not found:
@@ -156,7 +157,7 @@ def load(
     `precision`: the base's weights, in fp32 whatever the run was trained in, or in bf16, which many processors read
     faster.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Warned()
     path = Path(run)
     card, base, method = opened(path)
     form = methods.peft_form(method, base.sites()) if card.layout == "peft" else None
@@ -171,7 +172,7 @@ def load(
         model.attached.fold(RUN)
     lower(model, precision, reporter)
     model.attached.quicken()
-    return Predictor(card, model)
+    return Predictor(card, model, reporter)
 
 
 def fields_of(card: Card) -> tuple[str, ...]:

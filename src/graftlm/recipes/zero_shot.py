@@ -8,7 +8,7 @@ from graftlm import methods, tasks
 from graftlm.checkpoint import load_base
 from graftlm.core.errors import UserError
 from graftlm.core.records import Evaluation
-from graftlm.core.reporter import Reporter, Silent
+from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import DataConfig, HeadConfig, Precision, PromptConfig
 from graftlm.prompts import needs, parse, words_of
 from graftlm.recipes._building import build
@@ -36,7 +36,7 @@ def evaluate(
     The labels are those of the verbalizer, in its order. Virtual tokens are refused unless they start from words, and a
     verbalizer that learns from labels is, too; one that looks at texts alone looks at those that it is asked about.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Warned()
     template = parse(prompt.template)
     if any(not piece.words for piece in template.softs):
         raise UserError(
