@@ -43,7 +43,8 @@ Name = Annotated[str, AfterValidator(_name)]
 class DataConfig(Config):
     """Where the examples are. `path`: a folder of splits, one file, or a `datasets` name.
 
-    `split`: fractions that one file is cut into, as {"train": 0.8, "validation": 0.1, "test": 0.1}.
+    `split`: fractions that one file is cut into, as {"train": 0.8, "validation": 0.1, "test": 0.1}; those three lie in
+    this order whatever the order here, and others behind them.
     `columns`: our name -> theirs, as {"text": "body", "label": "stars"}. `shots`: balanced few-shot train and
     validation sets, drawn from train with `shots_seed` as LM-BFF does; a label that is too rare for both is refused, or
     by `shots_rare` = "half" gives half of its examples to each. `mark`: entity columns to mark in the text.

@@ -136,14 +136,9 @@ def _parts(table: Table, row: int, column: str) -> Any:
 
 def _marks(value: Any) -> bool:
     """Whether a list has 0 or 1 for each label: one of the two stands in it more than once, or is no whole number."""
-    return _of_marks(value) and (len({*value}) < len(value) or any(type(each) is not int for each in value))
-
-
-def _of_marks(value: Any) -> bool:
-    """Whether a list has something in it, and no numbers but 0 and 1."""
     if not isinstance(value, list | tuple) or not value or not all(isinstance(each, int | float) for each in value):
         return False
-    return {*value} <= {0, 1}
+    return {*value} <= {0, 1} and (len({*value}) < len(value) or any(type(each) is not int for each in value))
 
 
 def _marked_in_lists(table: Table, row: int, column: str) -> UserError:
