@@ -79,6 +79,12 @@ class Encoded:
         object.__setattr__(self, "windows", windows)
 
 
+def check_length(max_length: int, added: int) -> None:
+    """Refuses rows that hold nothing but what is added to a text."""
+    if max_length <= added:
+        raise UserError(f"max_length = {max_length} leaves no token for a text beside the {added} that frame it")
+
+
 def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tuple[list[Features], int]:
     """The features of texts or pairs, cut to `max_length` tokens; and how many were cut.
 
@@ -88,8 +94,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tupl
         return [], 0
     pairs = [example.text_pair or "" for example in examples] if examples[0].text_pair is not None else None
     added = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
-    if max_length <= added:
-        raise UserError(f"max_length = {max_length} leaves no token for a text beside the {added} that frame it")
+    check_length(max_length, added)
     with_types = "token_type_ids" in tokenizer.model_input_names
     full = tokenizer([example.text for example in examples], pairs, return_token_type_ids=with_types, verbose=False)
     long = [row for row, ids in enumerate(full["input_ids"]) if len(ids) > max_length]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graftlm.core.errors import UserError
-from graftlm.tasks._features import Features, Reading
+from graftlm.tasks._features import Features, Reading, check_length
 
 Span = tuple[int, int]
 JOINERS = "\u200c\u200d"
@@ -39,15 +39,19 @@ class Window:
 def windows(texts: Sequence[str], pairs: Sequence[str] | None, reading: Reading, stride: int) -> list[Window]:
     """The rows of each text, or of each pair with its first text in front of every part of the second.
 
-    Neighbouring rows share `stride` tokens, or half of a row where that is less.
+    Neighbouring rows share `stride` tokens: of a text half of a row where that is less, and of a pair fewer than its
+    first text leaves in a row.
     """
     tokenizer = reading.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{type(tokenizer).__name__} is no fast tokenizer, so it does not know where its tokens stand")
     if not texts:
         return []
-    room = _room(texts, reading) if pairs is not None else reading.length - tokenizer.num_special_tokens_to_add(False)
-    shared = min(stride, max(0, room // 2))
+    shared = stride
+    if pairs is None:
+        added = tokenizer.num_special_tokens_to_add(False)
+        check_length(reading.length, added)
+        shared = min(stride, (reading.length - added) // 2)
     with _first_part_first(tokenizer):
         found = tokenizer(
             list(texts),
@@ -118,11 +122,11 @@ def is_mark(character: str) -> bool:
     return not character.isascii() and (character in JOINERS or unicodedata.category(character)[0] == "M")
 
 
-def _room(firsts: Sequence[str], reading: Reading) -> int:
-    """The tokens that the longest first text leaves in a row."""
+def _rooms(firsts: Sequence[str], reading: Reading) -> list[int]:
+    """The tokens that each first text leaves in a row."""
     tokenizer = reading.tokenizer
     ids = tokenizer(list(firsts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return reading.length - tokenizer.num_special_tokens_to_add(True) - max(map(len, ids))
+    return [reading.length - tokenizer.num_special_tokens_to_add(True) - len(own) for own in ids]
 
 
 def chosen_tokens(words: Sequence[Span], parts: Sequence[Window], last: bool) -> dict[int, tuple[int, int]]:
@@ -161,13 +165,26 @@ def questioned(pairs: Sequence[tuple[str, str]], reading: Reading, stride: int) 
     if not pairs:
         return [], 0
     between, special = _layout(reading)
-    room = Reading(reading.tokenizer, reading.length - (special is None), reading.causal, reading.strict)
+    room = replace(reading, length=reading.length - (special is None))
     questions, long = _halved([question for question, _ in pairs], room)
-    found = windows([question + between for question in questions], [context for _, context in pairs], room, stride)
+    firsts = [question + between for question in questions]
+    rooms = _rooms(firsts, room)
+    check_length(reading.length, reading.length - min(rooms))
+    found = _each(firsts, [context for _, context in pairs], room, [min(stride, own // 2) for own in rooms])
     if special is not None:
         return [replace(window, special=[special % len(window.features.ids)]) for window in found], long
     end = next((token for token in _ends(reading.tokenizer) if token is not None), 0)
     return [_ended(window, end) for window in found], long
+
+
+def _each(firsts: Sequence[str], seconds: Sequence[str], reading: Reading, shared: Sequence[int]) -> list[Window]:
+    """The windows of pairs, by pair; a pair's neighbours share its own number of tokens."""
+    found: list[Window] = []
+    for stride in dict.fromkeys(shared):
+        owners = [owner for owner, own in enumerate(shared) if own == stride]
+        part = windows([firsts[owner] for owner in owners], [seconds[owner] for owner in owners], reading, stride)
+        found += [replace(window, owner=owners[window.owner]) for window in part]
+    return sorted(found, key=lambda window: window.owner)
 
 
 def _layout(reading: Reading) -> tuple[str, int | None]:
@@ -195,7 +212,7 @@ def _ended(window: Window, end: int) -> Window:
 def _halved(texts: Sequence[str], reading: Reading) -> tuple[list[str], int]:
     """The texts cut to half of the tokens that a row has room for, and how many were cut."""
     tokenizer = reading.tokenizer
-    most = max(1, (reading.length - tokenizer.num_special_tokens_to_add(True)) // 2)
+    most = max(0, (reading.length - tokenizer.num_special_tokens_to_add(True)) // 2)
     found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     cut = [
         text[: min(spans[most - 1][1], spans[most][0])] if len(spans) > most else text
