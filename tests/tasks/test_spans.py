@@ -119,6 +119,25 @@ def test_squads_own_json_is_read(write):
         splits(str(write("squad.json", json.dumps(body))))
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ([{"paragraphs": [{"context": CONTEXT}]}], "article 1, paragraph 1 has no list of qas"),
+        ([{"paragraphs": [{"context": CONTEXT, "qas": None}]}], "article 1, paragraph 1 has no list of qas"),
+        ([{"paragraphs": []}, {"title": "T"}], "article 2 has no list of paragraphs"),
+        ([{"paragraphs": None}], "article 1 has no list of paragraphs"),
+        ([{"paragraphs": []}, "T"], "article 2 is no object"),
+        ([{"paragraphs": ["T"]}], "article 1, paragraph 1 is no object"),
+        ([{"paragraphs": [{"qas": [{}, "T"]}]}], "article 1, paragraph 1, question 2 is no object"),
+        ([{"paragraphs": [{"qas": [{}]}]}], "question 1: question is missing"),
+        ([], "holds no examples"),
+    ],
+)
+def test_squads_json_with_something_missing_is_an_error_that_says_where(write, body, said):
+    with pytest.raises(UserError, match=rf"squad\.json {said}"):
+        splits(str(write("squad.json", json.dumps({"data": body}, indent=1))))
+
+
 def test_a_question_without_an_answer_is_refused_by_a_run_that_never_saw_one(folder):
     path = folder(test=[GOOD | {"answers": []}])
     with pytest.raises(UserError, match="line 1: no answer, but the run was trained on questions that all have one"):
@@ -306,6 +325,19 @@ def test_the_threshold_of_no_answer_is_tuned_and_kept(tokenizer):
     assert (
         SPANS.decode(logits, encoded, problem(("span", "none"), {"threshold": 2.5}, threshold=-9.0))[0]["answer"] == ""
     )
+
+
+def test_a_context_without_a_token_has_no_answer_and_no_part_in_the_threshold(tokenizer):
+    blank = Example("Where?", "\u200b", answer=())
+    answered = Example("Where?", CONTEXT, answer=((13, 21),))
+    either = problem(("span", "none"))
+    encoded = SPANS.encode([answered, blank], Reading(tokenizer, 64), either)
+    logits = said(encoded)
+    tuned = SPANS.tuned(logits, encoded, either)
+    assert -torch.inf < tuned.tuned["threshold"] < torch.inf
+    assert [answer["answer"] for answer in SPANS.decode(logits, encoded, tuned)] == ["New York", ""]
+    alone = SPANS.encode([blank], Reading(tokenizer, 64), either)
+    assert SPANS.tuned(said(alone), alone, either) == either
 
 
 def test_without_impossible_questions_there_is_always_an_answer(tokenizer):

@@ -81,9 +81,10 @@ def _squad(path: Path) -> list[dict[str, Any]] | None:
     if path.suffix.lower() != ".json":
         return None
     try:
-        return flattened(DECODER.decode(whole(path)))
+        body = DECODER.decode(whole(path))
     except (ValueError, RecursionError, UserError):
         return None
+    return flattened(body, str(path))
 
 
 def _parsed(text: str, at: str, path: Path) -> Any:

@@ -3,19 +3,22 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from graftlm.core.errors import UserError
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def flattened(body: Any) -> list[dict[str, Any]] | None:
-    """The questions of a file in SQuAD's own nested JSON, an object each; None for any other content."""
+def flattened(body: Any, where: str) -> list[dict[str, Any]] | None:
+    """The questions of a file in SQuAD's own nested JSON, an object each; None for any other content.
+
+    Something in it that is not as SQuAD has it is an error that says where.
+    """
     articles = body.get("data") if isinstance(body, Mapping) else None
-    if not isinstance(articles, list) or not all(
-        isinstance(each, Mapping) and "paragraphs" in each for each in articles
-    ):
+    if not isinstance(articles, list) or not (articles == [] or any(map(_is_article, articles))):
         return None
     return [
         {
@@ -25,10 +28,25 @@ def flattened(body: Any) -> list[dict[str, Any]] | None:
             "question": question.get("question"),
             "answers": question.get("answers"),
         }
-        for article in articles
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
+        for article, at in _objects(body, "data", where, f"{where} article")
+        for paragraph, place in _objects(article, "paragraphs", at, f"{at}, paragraph")
+        for question, _ in _objects(paragraph, "qas", place, f"{place}, question")
     ]
+
+
+def _is_article(item: Any) -> bool:
+    return isinstance(item, Mapping) and "paragraphs" in item
+
+
+def _objects(holder: Mapping[str, Any], key: str, at: str, name: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The objects that a list in an object holds, each with its name and number."""
+    items = holder.get(key)
+    if not isinstance(items, list):
+        raise UserError(f"{at} has no list of {key}")
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, Mapping):
+            raise UserError(f"{name} {number} is no object")
+        yield item, f"{name} {number}"
 
 
 def normalised(text: str) -> list[str]:

@@ -259,13 +259,17 @@ def details(logits: Tensor, encoded: Encoded, problem: Problem) -> Details:
 
 def tuned(logits: Tensor, encoded: Encoded, problem: Problem) -> Problem:
     """The problem with the threshold of no answer that gives the best F1; as it is where a question always has one."""
-    if "none" not in problem.labels or not encoded.examples:
+    if "none" not in problem.labels:
         return problem
     sides: list[tuple[float, float]] = []
     for example, (best, none) in zip(encoded.examples, _candidates(logits, encoded, problem.options), strict=True):
+        if not best:
+            continue
         right, context = _right(example), example.text_pair or ""
-        gain = _squad.f1(context[best[0].start : best[0].end], right) - _squad.f1("", right) if best else 0.0
-        sides.append((none - best[0].score if best else float("inf"), gain))
+        gain = _squad.f1(context[best[0].start : best[0].end], right) - _squad.f1("", right)
+        sides.append((none - best[0].score, gain))
+    if not sides:
+        return problem
     sides.sort()
     gains = [0.0]
     for _, gain in sides:
