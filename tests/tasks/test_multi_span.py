@@ -33,6 +33,10 @@ TEXTS = [
     ("Ann met Bob Stone in Rome. Then Ann left Rome.", ["Ann", "Bob Stone", "Rome"]),
     ("王小明在北京见了李雷，后来去了上海。", ["北京", "李雷", "上海"]),
     ("The 👩‍👩‍👧‍👦 and the 🏳️‍🌈 met يعيش أحمد in Zürich", ["👩‍👩‍👧‍👦", "🏳️‍🌈", "أحمد"]),
+    (
+        "Go 🏴\U000e0067\U000e0062\U000e007f now and 🏴\U000e0067\U000e0062\U000e007f",
+        ["🏴\U000e0067\U000e0062\U000e007f"],
+    ),
     ("nothing here", []),
     (  # sentences that sum a text up, two of them side by side
         "Storms hit the coast on Monday. Nobody was hurt. Roads were closed for two days, and so were most of the "
@@ -57,6 +61,13 @@ def test_all_spans_come_back_to_the_character(tokenizer, context, answers, lengt
     assert [(each["start"], each["end"], each["answer"]) for each in found["answers"]] == [
         (*span, answer) for span, answer in sorted(zip(spans, answers, strict=True))
     ]
+    assert MANY.metrics(spelled(encoded), encoded, PROBLEM)["exact_match"] == 1
+
+
+def test_a_span_may_begin_and_end_with_characters_that_the_tokenizer_drops(tokenizer):
+    context = "Ann \ue000Bob\ue000 Eve"
+    encoded = MANY.encode([Example("who?", context, answer=((0, 3), (4, 9)))], Reading(tokenizer, 64), PROBLEM)
+    assert [each["answer"] for each in MANY.decode(spelled(encoded), encoded, PROBLEM)[0]["answers"]] == ["Ann", "Bob"]
     assert MANY.metrics(spelled(encoded), encoded, PROBLEM)["exact_match"] == 1
 
 

@@ -63,6 +63,26 @@ def test_answers_are_read_in_the_forms_that_data_sets_have(folder, answers):
     assert example.answer == ((13, 21),)
 
 
+@pytest.mark.parametrize(
+    ("context", "answer", "right"),
+    [
+        (" Ann lives in Rome ", " Ann", "Ann"),
+        (" Ann lives in Rome ", "Rome ", "Rome"),
+        ("قال \u200fأحمد\u200e شيئا", "\u200fأحمد\u200e", "أحمد"),
+        ("\ufeffAnn\n\u200b lives", "\ufeffAnn\n\u200b", "Ann"),
+        (
+            "Go 🏴\U000e0067\U000e0062\U000e007f now",
+            "🏴\U000e0067\U000e0062\U000e007f ",
+            "🏴\U000e0067\U000e0062\U000e007f",
+        ),
+    ],
+)
+def test_white_space_and_unseen_characters_at_an_edge_are_no_part_of_an_answer(folder, context, answer, right):
+    row = GOOD | {"context": context, "answers": [{"text": answer, "answer_start": context.index(answer)}]}
+    ((start, end),) = splits(folder(train=[row])).splits["train"][0].answer
+    assert context[start:end] == right
+
+
 BAD = [
     (
         GOOD["answers"] | {"answer_start": [12]},
@@ -73,6 +93,7 @@ BAD = [
     ("Ann", r'answers\[0\]: "Ann" occurs 2 times in the context; give answer_start'),
     ("Bob", r'answers\[0\]: "Bob" occurs 0 times'),
     ([{"text": " ", "answer_start": 3}], r"answers\[0\] is blank"),
+    ([{"text": "\u200b", "answer_start": 3}], r"answers\[0\] is blank"),
     ([{"text": "Ann", "answer_start": -1}], "answer_start is -1, not a character's place"),
     ([{"text": "Ann", "answer_start": 10**9}], "at character 1000000000, but the context has"),
     (None, r"answers is missing; \[\] says that there is none"),
@@ -150,12 +171,15 @@ def test_questions_to_predict_need_no_answers(write):
     assert (example.text, example.text_pair, example.id, example.answer) == ("Where?", CONTEXT, "3", None)
 
 
+ENGLAND = "🏴" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng") + "\U000e007f"
 SCRIPTS = [
     ("谁住在北京？", "王小明住在北京市海淀区，今年三十岁。", "北京市海淀区"),
     ("أين يعيش؟", "يعيش أحمد في القاهرة منذ عام.", "القاهرة"),
     ("Which family?", "The 👩‍👩‍👧‍👦 family 🏳️‍🌈 lives in Zürich\u0301 since 1990", "👩‍👩‍👧‍👦 family 🏳️‍🌈"),
     ("Where?", "  lives\tin\n\nReykjavík  ", "Reykjavík"),
     ("किसने?", "राम ने कहा नमस्ते और गया।", "कहा नमस्ते"),  # marks that an uncased tokenizer drops
+    ("What?", f"Go {ENGLAND} now", ENGLAND),
+    ("What?", f"I love {ENGLAND}", ENGLAND),
     ("Where?", "the Café\u0301 Tre\u0301, a cafe\u0301 in Rome", "cafe\u0301"),
 ]
 
@@ -200,6 +224,14 @@ def test_a_question_whose_letter_is_many_tokens_is_cut_before_it():
     assert all(len(row.ids) <= 14 for row in encoded.rows)
     (found,) = SPANS.decode(said(encoded), encoded, problem())
     assert found["answer"] == "Ann"
+
+
+def test_an_answer_may_begin_and_end_with_characters_that_the_tokenizer_drops(tokenizer):
+    context = "\ue000Ann\ue000"
+    encoded = SPANS.encode(
+        [Example("Who?", context, answer=((0, len(context)),))], Reading(tokenizer, 64, strict=True), problem()
+    )
+    assert SPANS.decode(said(encoded), encoded, problem())[0]["answer"] == "Ann"
 
 
 def test_a_long_context_is_read_in_windows_and_the_best_span_is_over_all_of_them(tokenizer):

@@ -1,5 +1,6 @@
 """A cell of answers, in the forms that data sets have, as checked characters of the context."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,15 @@ from graftlm.tasks._read import shown
 from graftlm.tasks._rows import text
 
 Span = tuple[int, int]
+UNSEEN = r"\s\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # format characters but joiners and tags
+SEEN = re.compile(rf"[^{UNSEEN}](?:.*[^{UNSEEN}])?", re.DOTALL)
 FORMS = 'answers are {"text": […], "answer_start": […]} or a list of {"text": …, "answer_start": …}; [] is none'
 
 
 def answers(value: Any, context: str, at: str, column: str) -> tuple[Span, ...]:
     """The answers as characters [start, end) of the context; () for a question that has none.
+
+    White space and unseen characters at an answer's edges, such as marks of direction, are no part of it.
 
     An answer that the context does not hold where it should is an error, as is one without a start that occurs twice.
     """
@@ -49,7 +54,8 @@ def _pair(item: Any, at: str, column: str) -> tuple[Any, Any]:
 
 def _span(found: Any, start: Any, context: str, at: str) -> Span:
     found = text(found, at, "its text")
-    if not found.strip():
+    seen = SEEN.search(found)
+    if seen is None:
         raise UserError(f"{at} is blank")
     if start is None:
         if context.count(found) != 1:
@@ -62,4 +68,4 @@ def _span(found: Any, start: Any, context: str, at: str) -> Span:
     if context[start : start + len(found)] != found:
         there = shown(context[start : start + len(found)])
         raise UserError(f"{at} is {shown(found)} at character {start}, but the context has {there} there")
-    return start, start + len(found)
+    return start + seen.start(), start + seen.end()

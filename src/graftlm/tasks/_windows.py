@@ -11,6 +11,7 @@ from graftlm.tasks._features import Features, Reading, check_length
 
 Span = tuple[int, int]
 JOINERS = "\u200c\u200d"
+TAGS = "".join(map(chr, range(0xE0020, 0xE0080)))  # what makes a black flag one of England
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ def _with_marks(texts: Sequence[str], rows: Sequence[Window]) -> list[Window]:
 
 def is_mark(character: str) -> bool:
     """Whether a character is a part of the letter before it, or joins what is on its two sides."""
-    return not character.isascii() and (character in JOINERS or unicodedata.category(character)[0] == "M")
+    return not character.isascii() and (
+        character in JOINERS or character in TAGS or unicodedata.category(character)[0] == "M"
+    )
 
 
 def _rooms(firsts: Sequence[str], reading: Reading) -> list[int]:

@@ -73,13 +73,11 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
 
 def goals(encoded: Encoded) -> Tensor:
     """Each token's tag (rows places), −100 where there is none."""
+    right = {owner: set(spans.seen(encoded, owner)) for owner in encoded.windows}
     rows: list[Tensor] = []
     for owner, tokens in zip(encoded.owners, encoded.meaning, strict=True):
-        example = encoded.examples[owner]
-        if example.answer is None:
-            raise UserError(f"a question without answers: {example.text[:60]!r}")
         tags = torch.tensor([UNREAD if span is None or span[0] == span[1] else OUTSIDE for span in tokens])
-        for start, end in set(example.answer):
+        for start, end in right[owner]:
             own = [place for place, span in enumerate(tokens) if span and max(start, span[0]) < min(end, span[1])]
             tags[own] = INSIDE
             if own and tokens[own[0]][0] <= start:
@@ -135,6 +133,12 @@ def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str,
     ]
 
 
+def _compared(logits: Tensor, encoded: Encoded, problem: Problem) -> tuple[list[set[Span]], list[set[Span]]]:
+    """The given and the right spans of each example, by the characters that tokens are of."""
+    given = [{(each["start"], each["end"]) for each in row["answers"]} for row in decode(logits, encoded, problem)]
+    return given, [set(spans.seen(encoded, owner)) for owner in range(len(encoded.examples))]
+
+
 def measures(problem: Problem) -> tuple[str, ...]:
     """The names of the metrics, the one that a run is chosen by first."""
     return ("f1", "precision", "recall", "exact_match", "loss")
@@ -142,8 +146,7 @@ def measures(problem: Problem) -> tuple[str, ...]:
 
 def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, float]:
     """Precision, recall and F1 of whole spans over all examples, and the share of examples with just the right ones."""
-    given = [{(each["start"], each["end"]) for each in row["answers"]} for row in decode(logits, encoded, problem)]
-    right = [set(example.answer) for example in encoded.examples]
+    given, right = _compared(logits, encoded, problem)
     hits = sum(len(own & true) for own, true in zip(given, right, strict=True))
     precision, recall = hits / max(1, sum(map(len, given))), hits / max(1, sum(map(len, right)))
     return {
@@ -156,8 +159,7 @@ def metrics(logits: Tensor, encoded: Encoded, problem: Problem) -> dict[str, flo
 
 def shares(logits: Tensor, encoded: Encoded, problem: Problem) -> list[tuple[float, float]]:
     """What each example adds to the two sides of the fraction that the first metric is: F1 of whole spans."""
-    given = [{(each["start"], each["end"]) for each in row["answers"]} for row in decode(logits, encoded, problem)]
-    right = [set(example.answer) for example in encoded.examples]
+    given, right = _compared(logits, encoded, problem)
     return [(2.0 * len(own & true), float(len(own) + len(true))) for own, true in zip(given, right, strict=True)]
 
 

@@ -124,16 +124,30 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     return Encoded(examples, rows, encoded.owners, encoded.meaning, tuple(notes))
 
 
-def _held(encoded: Encoded, owner: int) -> bool:
-    return any(_places(encoded, row, encoded.examples[owner].answer) is not None for row in encoded.windows[owner])
+def seen(encoded: Encoded, owner: int) -> list[Span]:
+    """The answers of an example from their first to their last character that a token is of, if there is one."""
+    example = encoded.examples[owner]
+    if example.answer is None:
+        raise UserError(f"a question without answers: {example.text[:60]!r}")
+    tokens = {span for row in encoded.windows.get(owner, ()) for span in encoded.meaning[row] if span is not None}
+    found: list[Span] = []
+    for start, end in example.answer:
+        own = [(max(start, first), min(end, last)) for first, last in tokens if max(start, first) < min(end, last)]
+        found.append((min(first for first, _ in own), max(last for _, last in own)) if own else (start, end))
+    return found
 
 
-def _places(encoded: Encoded, row: int, spans: Sequence[Span]) -> tuple[int, int] | None:
+def _held(encoded: Encoded, owner: int) -> dict[int, tuple[int, int]]:
+    """The rows of an example that hold an answer whole, with the places of its first and its last token."""
+    answers = seen(encoded, owner)
+    found = {row: _places(encoded.meaning[row], answers) for row in encoded.windows[owner]}
+    return {row: places for row, places in found.items() if places is not None}
+
+
+def _places(meaning: Sequence[Span | None], answers: Sequence[Span]) -> tuple[int, int] | None:
     """The places of the first and last token of the first answer that a row holds whole; None if it holds none."""
-    tokens = [
-        (place, span) for place, span in enumerate(encoded.meaning[row]) if span is not None and span[0] < span[1]
-    ]
-    for start, end in spans:
+    tokens = [(place, span) for place, span in enumerate(meaning) if span is not None and span[0] < span[1]]
+    for start, end in answers:
         own = [place for place, span in tokens if span[0] < end and start < span[1]]
         if own and tokens[0][1][0] <= start and end <= tokens[-1][1][1]:
             return own[0], own[-1]
@@ -142,13 +156,11 @@ def _places(encoded: Encoded, row: int, spans: Sequence[Span]) -> tuple[int, int
 
 def goals(encoded: Encoded) -> Tensor:
     """The places (rows 2) of an answer's first and last token, 0 where a row holds none, −100 where no row does."""
+    held = {owner: _held(encoded, owner) for owner in encoded.windows}
     rows: list[tuple[int, int]] = []
     for row, owner in enumerate(encoded.owners):
-        example = encoded.examples[owner]
-        if example.answer is None:
-            raise UserError(f"a question without answers: {example.text[:60]!r}")
-        unread = bool(example.answer) and not _held(encoded, owner)
-        rows.append((UNREAD, UNREAD) if unread else _places(encoded, row, example.answer) or (0, 0))
+        unread = encoded.examples[owner].answer and not held[owner]
+        rows.append(held[owner].get(row, (UNREAD, UNREAD) if unread else (0, 0)))
     return torch.tensor(rows, dtype=torch.long).reshape(-1, 2)
 
 
