@@ -99,6 +99,28 @@ def test_a_bad_row_is_an_error_with_its_line_or_left_out_and_counted(folder, row
     assert any("1 of 3 examples in" in note and "line 2" in note for note in data.notes)
 
 
+ODD = {"tokens": ["Bob", "ran"], "tags": ["B_PER", "O"]}
+
+
+@pytest.mark.parametrize("scheme", ["auto", "bio"])
+def test_an_odd_tag_among_those_of_a_scheme_is_an_error_with_its_line_or_left_out(folder, scheme):
+    rows = [GOOD, GOOD, ODD, GOOD]
+    with pytest.raises(
+        UserError, match=r'line 3: tag 1 is "B_PER", which BIO does not have; task\.scheme = plain takes'
+    ):
+        splits(folder, rows, scheme=scheme)
+    data = splits(folder, rows, {"skip_bad": True}, scheme=scheme)
+    assert (data.labels, len(data.splits["train"])) == (BIO, 3)
+    assert any("1 of 4 examples in" in note and "line 3" in note for note in data.notes)
+    assert "B_PER" in splits(folder, rows, scheme="plain").labels
+
+
+def test_tags_of_which_too_few_are_of_a_scheme_are_labels_by_themselves(folder):
+    assert splits(folder, [GOOD, ODD]).labels == ("B-LOC", "B-PER", "B_PER", "I-LOC", "O")
+    with pytest.raises(UserError, match='line 2: tag 1 is "B_PER", which BIO does not have'):
+        splits(folder, [GOOD, ODD], scheme="bio")
+
+
 def test_tags_that_break_their_scheme_are_mended_by_option_and_counted(folder):
     rows = [GOOD, {"tokens": ["a", "b", "c"], "tags": ["I-PER", "I-PER", "I-LOC"]}]
     data = splits(folder, rows, repair=True)

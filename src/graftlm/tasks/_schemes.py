@@ -1,7 +1,8 @@
 """How tags spell entities: BIO and BIOES, checked and mended; which words an entity takes is seqeval's rule."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from graftlm.core.errors import UserError
@@ -16,8 +17,8 @@ def scheme(labels: Sequence[str], asked: str) -> Scheme:
     """The scheme that labels are written in; one that is asked for and does not fit them is an error."""
     if asked == "plain":
         return "plain"
-    wanted = LETTERS["bioes" if asked == "auto" else asked]  # pyright: ignore[reportArgumentType]
-    other = [label for label in labels if label != "O" and not re.fullmatch(rf"[{wanted}]-.+", label)]
+    wanted: Scheme = "bioes" if asked == "auto" else asked  # pyright: ignore[reportAssignmentType]
+    other = [label for label in labels if not fits(label, wanted)]
     if asked != "auto":
         if other:
             raise UserError(f'task.scheme = {asked}, but there is a tag "{other[0]}"; task.scheme = plain takes any')
@@ -25,6 +26,20 @@ def scheme(labels: Sequence[str], asked: str) -> Scheme:
     if other or set(labels) <= {"O"}:
         return "plain"
     return "bioes" if any(label[:2] in ("E-", "S-") for label in labels) else "bio"
+
+
+def fits(tag: str, kind: Scheme) -> bool:
+    """Whether a scheme has such a tag, wherever it stands."""
+    return kind == "plain" or tag == "O" or re.fullmatch(rf"[{LETTERS[kind]}]-.+", tag) is not None
+
+
+def of_tags(tags: Iterable[str], asked: str) -> Scheme:
+    """The scheme that at least four of five tags but "O" are written in, "plain" without one; or the one asked for."""
+    if asked != "auto":
+        return asked  # pyright: ignore[reportReturnType]
+    counts = Counter(tag for tag in tags if tag != "O")
+    fitting = [tag for tag in counts if fits(tag, "bioes")]
+    return scheme(fitting, "auto") if 5 * sum(counts[tag] for tag in fitting) >= 4 * counts.total() else "plain"
 
 
 def completed(labels: Sequence[str], kind: Scheme) -> tuple[str, ...]:

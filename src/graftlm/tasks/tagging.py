@@ -30,9 +30,10 @@ Found = tuple[str | None, float]  # a word's tag, None where no token is its own
 
 
 class Options(Config):
-    """`scheme`: what tags mean; "auto" takes BIO or BIOES where all tags are so written. `repair`: tags that break the
-    scheme are mended, where the first one would be an error. `subword`: which token of a word is read. `stride`: tokens
-    that neighbouring parts of a text longer than the model takes have in common.
+    """`scheme`: what tags mean; "auto" takes BIO or BIOES where at least four of five tags but "O" are so written, and
+    others are then errors; "plain" takes any tag as a label by itself. `repair`: tags that break the scheme are mended,
+    where the first one would be an error. `subword`: which token of a word is read. `stride`: tokens that neighbouring
+    parts of a text longer than the model takes have in common.
     """
 
     scheme: Literal["auto", "bio", "bioes", "plain"] = "auto"
@@ -58,7 +59,7 @@ def read(given: Given) -> TaskData:
     for split, table in given.cut.items():
 
         def row_of(row: int, table: Table = table) -> Example:
-            return _indexed(_tagged(table, row, found), known, kind, options.repair)
+            return _indexed(_fitting(_tagged(table, row, found), kind), known, kind, options.repair)
 
         splits[split], left_out = _rows.kept(table, row_of, skip)
         notes += left_out
@@ -75,10 +76,12 @@ def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
 
 def _labels(source: Table, found: Mapping[str, str], options: Options, skip: bool) -> tuple[str, ...]:
     examples, _ = _rows.kept(source, lambda row: _tagged(source, row, found), skip)
+    kind = _schemes.of_tags((tag for example in examples for tag in example.answer), options.scheme)
+    examples, _ = _rows.kept(source, lambda row: _fitting(_tagged(source, row, found), kind), skip)
     seen = {tag for example in examples for tag in example.answer}
     if len(seen) < 2:
         raise UserError(f"{source.where} has one tag only ({shown(next(iter(seen), ''))}); a tagger needs two or more")
-    return _schemes.completed(sorted(seen), _schemes.scheme(sorted(seen), options.scheme))
+    return _schemes.completed(sorted(seen), kind)
 
 
 def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
@@ -113,6 +116,17 @@ def _tagged(table: Table, row: int, found: Mapping[str, str]) -> Example:
     if not words:
         raise UserError(f"{example.at}: {found['tokens']} is empty")
     return replace(example, answer=tuple(tags))
+
+
+def _fitting(example: Example, kind: _schemes.Scheme) -> Example:
+    """The example, whose tags must all be such as the scheme has."""
+    for place, tag in enumerate(example.answer, 1):
+        if not _schemes.fits(tag, kind):
+            raise UserError(
+                f'{example.at}: tag {place} is "{tag}", which {kind.upper()} does not have; task.scheme = plain takes '
+                "any tag as a label by itself"
+            )
+    return example
 
 
 def _indexed(example: Example, known: Sequence[str], kind: _schemes.Scheme, repair: bool) -> Example:
