@@ -166,6 +166,15 @@ def test_a_question_without_an_answer_is_refused_by_a_run_that_never_saw_one(fol
     assert splits(path, labels=("span", "none"), split="test").splits["test"][0].answer == ()
 
 
+def test_a_question_without_an_answer_is_refused_where_train_has_none_whichever_split_comes_first(folder):
+    path = folder(validation=[GOOD, GOOD | {"answers": []}], train=[GOOD])
+    both = ("validation", "train")
+    with pytest.raises(UserError, match=r"validation\.jsonl line 2: no answer, but the run was trained on"):
+        load(DataConfig(path=path), problem(), splits=both)
+    data = load(DataConfig(path=path, skip_bad=True), problem(), splits=both)
+    assert (data.labels, [len(data.splits[split]) for split in both]) == (("span",), [1, 1])
+
+
 def test_questions_to_predict_need_no_answers(write):
     (example,) = read_texts(write("q.jsonl", [{"question": "Where?", "context": CONTEXT, "id": 3}]), task="spans")
     assert (example.text, example.text_pair, example.id, example.answer) == ("Where?", CONTEXT, "3", None)

@@ -53,29 +53,30 @@ class Candidate:
 
 def read(given: Given) -> TaskData:
     """Questions, contexts and answers; the labels say whether a question of train may have none."""
-    labels, found = given.labels, _rows.columns(given.first, given.config.columns, COLUMNS)
+    found = _rows.columns(given.first, given.config.columns, COLUMNS)
     for table in given.tables.values():
         for ours in COLUMNS:
             _rows.has(table, found[ours])
+    learned = "train" if "train" in given.cut else next(iter(given.cut))
+    kinds: Sequence[str] = given.labels if given.labels is not None else KINDS
     splits: dict[str, list[Example]] = {}
     notes = [_rows.said(found)]
-    for split, table in given.cut.items():
+    for split in (learned, *(other for other in given.cut if other != learned)):
+        table = given.cut[split]
 
-        def row_of(row: int, table: Table = table) -> Example:
-            example = _asked(table, row, found)
-            spans = answers(table.columns[found["answers"]][row], example.text_pair or "", example.at, found["answers"])
-            if labels is not None and "none" not in labels and not spans:
+        def row_of(row: int, table: Table = table, kinds: Sequence[str] = kinds) -> Example:
+            example = _answered(table, row, found)
+            if "none" not in kinds and not example.answer:
                 raise UserError(f"{example.at}: no answer, but the run was trained on questions that all have one")
-            return Example(example.text, example.text_pair, id=example.id, at=example.at, answer=spans)
+            return example
 
         splits[split], left_out = _rows.kept(table, row_of, given.config.skip_bad)
         notes += left_out
-    source = splits.get("train") or next(iter(splits.values()))
-    if labels is None:
-        labels = KINDS if any(not example.answer for example in source) else KINDS[:1]
-    none = sum(not example.answer for example in source)
-    notes += [f"{none} of {len(source)} questions have no answer"] if none else []
-    return TaskData(splits, tuple(labels), True, tuple(notes))
+        if given.labels is None and split == learned:
+            kinds = KINDS if any(not example.answer for example in splits[split]) else KINDS[:1]
+    none = sum(not example.answer for example in splits[learned])
+    notes += [f"{none} of {len(splits[learned])} questions have no answer"] if none else []
+    return TaskData({split: splits[split] for split in given.cut}, tuple(kinds), True, tuple(notes))
 
 
 def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
@@ -92,6 +93,11 @@ def _asked(table: Table, row: int, found: Mapping[str, str]) -> Example:
     if not context.strip():
         raise UserError(f"{at}: {found['context']} is blank")
     return Example(question, context, id=_rows.identity(table, row, found.get("id")), at=at)
+
+
+def _answered(table: Table, row: int, found: Mapping[str, str]) -> Example:
+    example, column = _asked(table, row, found), found["answers"]
+    return replace(example, answer=answers(table.columns[column][row], example.text_pair or "", example.at, column))
 
 
 def outputs(problem: Problem) -> int:
