@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torchmetrics.text import SQuAD
 from transformers import PreTrainedTokenizerFast
 
@@ -233,6 +233,21 @@ def test_a_question_whose_letter_is_many_tokens_is_cut_before_it():
     assert all(len(row.ids) <= 14 for row in encoded.rows)
     (found,) = SPANS.decode(said(encoded), encoded, problem())
     assert found["answer"] == "Ann"
+
+
+def test_as_many_different_answers_are_given_as_are_asked_for_where_a_letter_is_several_tokens():
+    letters = Tokenizer(
+        models.BPE({letter: place for place, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, [])
+    )
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="a")
+    encoded = SPANS.encode([Example("who", "👍👎 one two")], Reading(tokenizer, 64, causal=True), problem())
+    logits = torch.zeros(1, len(encoded.meaning[0]), 2)
+    logits[0, 1:6] = 5.0
+    best = SPANS.decode(logits, encoded, problem())[0]["best"]
+    assert [answer["answer"] for answer in best[:2]] == ["👍", "👍👎"]
+    assert len({(answer["start"], answer["end"]) for answer in best}) == len(best) == 5
 
 
 def test_an_answer_may_begin_and_end_with_characters_that_the_tokenizer_drops(tokenizer):

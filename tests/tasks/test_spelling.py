@@ -22,9 +22,21 @@ def test_an_edit_makes_the_right_word_of_the_wrong_one(wrong: str, right: str) -
     assert edited(wrong, edit(wrong, right)) == right
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab→\\\n", max_size=6), st.text("ab→\\\n", max_size=6))
+def test_a_word_may_hold_an_edits_own_signs(wrong: str, right: str) -> None:
+    assert edited(wrong, edit(wrong, right)) == right
+
+
 @pytest.mark.parametrize(
     ("wrong", "right", "name"),
-    [("dont", "don't", "1$ →'"), ("wont", "won't", "1$ →'"), ("recieve", "receive", "2$ ie→ei"), ("a", "a", KEEP)],
+    [
+        ("dont", "don't", "1$ →'"),
+        ("wont", "won't", "1$ →'"),
+        ("recieve", "receive", "2$ ie→ei"),
+        ("a", "a", KEEP),
+        ("a→b", "c", "^0 a\\→b→c"),
+    ],
 )
 def test_words_that_are_wrong_alike_have_the_same_edit(wrong: str, right: str, name: str) -> None:
     assert edit(wrong, right) == name

@@ -1,7 +1,7 @@
 """Edits of words, so written that one fits many: "1$ →'" puts an apostrophe before the last letter, in any word.
 
 An edit is anchored at the nearer end of the word: "^2 ei→ie" replaces what stands behind two letters, "1$ …" what
-stands before the last one.
+stands before the last one. An arrow and a backslash in what is replaced have a backslash in front.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 KEEP = "="
-EDIT = re.compile(r"(?:\^(\d+)|(\d+)\$) (.*?)→(.*)", re.DOTALL)
+EDIT = re.compile(r"(?:\^(\d+)|(\d+)\$) ((?:[^\\→]|\\.)*)→(.*)", re.DOTALL)
 
 
 def edit(wrong: str, right: str) -> str:
@@ -20,7 +20,8 @@ def edit(wrong: str, right: str) -> str:
     before = next((place for place in range(most) if wrong[place] != right[place]), most)
     most -= before
     after = next((place for place in range(most) if wrong[-1 - place] != right[-1 - place]), most)
-    changed = f"{wrong[before : len(wrong) - after]}→{right[before : len(right) - after]}"
+    old = re.sub(r"[\\→]", r"\\\g<0>", wrong[before : len(wrong) - after])
+    changed = f"{old}→{right[before : len(right) - after]}"
     return f"^{before} {changed}" if before <= after else f"{after}$ {changed}"
 
 
@@ -30,6 +31,7 @@ def edited(word: str, name: str) -> str:
     if found is None:
         return word
     before, after, old, new = found.groups()
+    old = re.sub(r"\\(.)", r"\1", old, flags=re.DOTALL)
     start = int(before) if before is not None else len(word) - int(after) - len(old)
     if start < 0 or word[start : start + len(old)] != old or start + len(old) > len(word):
         return word

@@ -1,5 +1,6 @@
 """The part of a text that answers a question: long texts in overlapping windows, the best span over all of them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -200,15 +201,15 @@ def _in_window(logits: Tensor, meaning: Sequence[Span | None], options: Options)
     pairs = scores[:, None, 0] + scores[None, :, 1]  # starts ends
     allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(options.longest - 1)
     flat = pairs.masked_fill(~allowed, -torch.inf).flatten()
-    top = flat.topk(min(options.best, int(allowed.sum())))
-    chosen: list[Candidate] = []
+    edges = [span for span in meaning if span is not None and span[0] < span[1]]
+    starts, ends = Counter(start for start, _ in edges), Counter(end for _, end in edges)
+    alike = max(starts.values()) * max(ends.values())  # a letter may be several tokens, and a span so many pairs
+    top = flat.topk(min(options.best * alike, int(allowed.sum())))
+    chosen: dict[Span, float] = {}
     for score, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
         first, last = divmod(index, len(places))
-        start, end = meaning[places[first]], meaning[places[last]]
-        assert start is not None
-        assert end is not None
-        chosen.append(Candidate(start[0], end[1], score))
-    return chosen
+        chosen.setdefault((edges[first][0], edges[last][1]), score)
+    return [Candidate(*span, score) for span, score in chosen.items()][: options.best]
 
 
 def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str, Any]]:
