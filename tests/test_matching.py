@@ -56,13 +56,14 @@ def test_a_matcher_is_trained_stored_and_asked_again(family: str, method: str, t
     assert ranked["best"][0]["score"] == pytest.approx(1, abs=1e-5)
     assert len(ranked["best"]) == 2
     assert (predictor.rank(texts[:1], []), predictor.rank([], texts)) == ([{"best": []}], [])
-    for wrong, said in (
-        ((texts, texts, 0), "top = 0; 1 is the fewest"),
-        (("w1 w2", texts), "put the one text of queries into a list"),
-        ((texts, "w1 w2"), "put the one text of candidates into a list"),
-    ):
+    wrong: list[tuple[Any, Any, int, str]] = [
+        (texts, texts, 0, "top = 0; 1 is the fewest"),
+        ("w1 w2", texts, 10, "put the one text of queries into a list"),
+        (texts, "w1 w2", 10, "put the one text of candidates into a list"),
+    ]
+    for queries, candidates, top, said in wrong:
         with pytest.raises(graftlm.UserError, match=said):
-            predictor.rank(*wrong)
+            predictor.rank(queries, candidates, top)
 
 
 def test_the_loss_is_cross_entropy_over_the_batchs_documents_but_for_the_same_text() -> None:
