@@ -1,6 +1,7 @@
 """Tasks of tokens on tiny models of each kind, with any method: trained, stored, asked again, many runs at once."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import graftlm
 import tiny
 from folders import saved, write
 from graftlm.checkpoint import load_base
+from graftlm.core.example import Example
 from graftlm.core.reporter import Silent
 from graftlm.core.settings import DataConfig, HeadConfig
 from graftlm.methods import parse as method_of
@@ -185,6 +187,26 @@ def test_virtual_tokens_and_neighbours_shift_no_answer(family: str, task: str, t
         one = single.logits(encoded[name].rows[:5], name, 1, Silent(), "one")
         all_of_them = together.logits(encoded[name].rows[:5], name, 5, Silent(), "all")
         assert torch.allclose(one, all_of_them, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["tagging", "spelling", "spans", "multi-span"])
+def test_a_row_that_nothing_is_read_from_has_no_part_in_the_loss(task: str, tmp_path: Path) -> None:
+    model = saved(tiny.model("bert"), tmp_path / "base")
+    data = load(DataConfig(path=write(tmp_path / "rows.jsonl", ROWS[task](12))), task)
+    problem = parse({}, task, data.labels)
+    built = build(load_base(model), {"head": method_of("head", {})}, HeadConfig(), problem, {"head": 7})
+    tiny.randomise_runs(built.attached)
+    question = {"text_pair": "", "answer": ((0, 1),)}
+    word = {"words": ((0, 1),), "answer": (0,), "meta": {"right": ["w"]}}
+    unread = Example(" ", **(question if data.pair else word))
+
+    def loss(examples: Sequence[Example]) -> float:
+        encoded = built.encode(examples, "head", 24)
+        return built.metrics(built.answer(encoded, "head", 4, Silent(), "asked"), encoded)["loss"]
+
+    examples = data.splits["train"]
+    assert loss([*examples, unread]) == pytest.approx(loss(examples), rel=1e-5)
+    assert loss([unread]) == 0
 
 
 def test_several_labels_are_merged_and_heads_that_plain_models_lack_are_not(tmp_path: Path) -> None:

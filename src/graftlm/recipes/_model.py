@@ -270,9 +270,13 @@ class TaskModel:
         return {name: torch.cat(values)[places] for name, values in found.items()}
 
     def metrics(self, answer: Tensor | Written | Guessed, encoded: Encoded) -> dict[str, float]:
-        """The mean loss and the task's metrics."""
+        """The mean loss, of rows of tokens that have a goal, and the task's metrics."""
         if isinstance(answer, Tensor):
-            loss = float(self._loss(answer, self.task.goals(encoded)).mean())
+            goals = self.task.goals(encoded)
+            each = self._loss(answer, goals)
+            if self.task.HEAD == "tokens":
+                each = each[(goals != UNREAD).any(1)]
+            loss = float(each.mean()) if len(each) else 0.0
         else:
             loss = mean_loss(answer)
         return {"loss": loss, **self.task.metrics(answer, encoded, self.problem)}
