@@ -1,10 +1,17 @@
 """`skip_bad` for single texts and pairs: rows that cannot be used are counted, with the first one's line."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
+import graftlm
+import tiny
+from folders import saved
 from graftlm.core.errors import UserError
+from graftlm.core.reporter import Silent
 from graftlm.core.settings import DataConfig
 from graftlm.tasks import load, parse
 
@@ -47,3 +54,51 @@ def test_a_file_without_one_row_that_can_be_used_is_refused(write: Any) -> None:
     path = str(write("train.jsonl", [{"text": None, "label": 0}, {"text": None, "label": 1}]))
     with pytest.raises(UserError, match="none of the 2 examples"):
         load(DataConfig(path=path, skip_bad=True), "classification")
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "generation": {"text": "w1", "target": "w3 w4 w5 w6 w7 w8"},
+    "cloze": {"text": "w1 w56 w3", "words": "w4 w5"},
+}
+
+
+@pytest.mark.parametrize(("family", "name"), [("gpt2", "generation"), ("t5", "generation"), ("bert", "cloze")])
+@pytest.mark.parametrize("size", [2, 12])
+def test_a_target_that_cannot_be_learned_changes_nothing_of_what_is(
+    family: str, name: str, size: int, write: Any, tmp_path: Path
+) -> None:
+    model = saved(tiny.model(family, lm=True), tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.mask_token = "w56"
+    tokenizer.save_pretrained(model)
+    good = [{"text": f"w{row + 1} w2 w56", "target": "w1 w2", "words": f"w{row}"} for row in range(8)]
+    good = [{key: row[key] for key in LONG[name]} for row in good]
+    task = {"name": name, **({"max_new_tokens": 4} if name == "generation" else {"mask": "w56"})}
+    found = {}
+    for kind, bad in (("good", []), ("both", [LONG[name]] * 4)):
+        for split in ("train", "validation"):
+            write(f"{kind}/{split}.jsonl", [*good, *bad])
+        heard = Heard()
+        run = graftlm.fit(
+            model=model,
+            task=task,
+            data={"path": str(tmp_path / kind), "skip_bad": True},
+            method={"name": "lora", "dropout": 0.0},
+            out=tmp_path / f"run-{kind}",
+            training={"max_steps": 4, "batch_size": size},
+            reporter=heard,
+        )
+        history = (tmp_path / f"run-{kind}/history.jsonl").read_text().splitlines()
+        losses = [row["loss"] for row in map(json.loads, history) if "lr" in row]
+        found[kind] = [*losses, run.metrics["loss"]]
+        left_out = [line for line in heard.warnings if "left out" in line]
+    assert found["both"] == pytest.approx(found["good"], abs=1e-5)
+    assert left_out == ["train: 4 of 12 examples have no token to learn and are left out"]

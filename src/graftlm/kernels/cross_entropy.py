@@ -52,7 +52,7 @@ class _Frozen(torch.autograd.Function):
         needed = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if needed else None
         found: list[Tensor] = []
-        for first in range(0, hidden.shape[1], columns):
+        for first in range(0, max(1, hidden.shape[1]), columns):
             part = slice(first, first + columns)
             with torch.set_grad_enabled(needed):
                 states = hidden[:, part].detach().contiguous().requires_grad_(needed)

@@ -1,7 +1,7 @@
 """Texts to token ids, and ids to padded batches with each run's virtual tokens in front."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
+from graftlm.kernels.cross_entropy import UNREAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,21 @@ class Encoded:
         for row, owner in enumerate(self.owners):
             windows.setdefault(owner, []).append(row)
         object.__setattr__(self, "windows", windows)
+
+    @property
+    def learnable(self) -> "Encoded":
+        """The rows with a token to learn in their `answer`; examples that have none are counted in a note."""
+        kept = [place for place, row in enumerate(self.rows) if any(token != UNREAD for token in row.answer or ())]
+        if len(kept) == len(self.rows):
+            return self
+        rows, owners = [self.rows[place] for place in kept], [self.owners[place] for place in kept]
+        if not rows:
+            said = "; ".join(self.notes)
+            raise UserError(f"none of the {len(self.windows)} training examples has a token to learn: {said}")
+        lost = len(self.windows) - len(set(owners))
+        notes = (f"{lost} of {len(self.windows)} examples have no token to learn and are left out",) if lost else ()
+        meaning = [self.meaning[place] for place in kept] if self.meaning else ()
+        return replace(self, rows=rows, owners=owners, meaning=meaning, notes=(*self.notes, *notes))
 
 
 def check_length(max_length: int, added: int) -> None:
