@@ -9,7 +9,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GenerationConfig,
+)
+from transformers.modeling_outputs import CausalLMOutput
 
 import graftlm
 import tiny
@@ -108,6 +116,26 @@ def test_the_loss_is_that_of_the_whole_model_with_labels_on_the_target_alone(fam
         assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
+def test_a_soft_cap_that_small_logits_do_not_reach_is_in_the_loss(family: str, tmp_path: Path) -> None:
+    """Known by the config, or for a family that keeps it elsewhere by what becomes of large states."""
+    config = Gemma2Config(**tiny.HIDDEN, vocab_size=tiny.VOCABULARY, head_dim=8, num_key_value_heads=1)
+    plain = Gemma2ForCausalLM(config) if family == "gemma2" else tiny.model("gpt2", lm=True)
+    model = made(family, ("lora",), Path(saved(plain, tmp_path / "base")))
+    model.attached.disabled()
+    base = model.attached.base
+    if family == "gpt2":
+        base.lm_head.weight.data.mul_(1e-2)
+        base.register_forward_hook(lambda module, args, out: CausalLMOutput(logits=30 * (out.logits / 30).tanh()))
+    row = Features([4, 9, 5, 7], None, answer=[20, 31, 2])
+    for factor in (1, 3000):
+        base.get_output_embeddings().weight.data.mul_(factor)
+        found = float(model.speaker.losses([(row, [])], 1))
+        logits = base(input_ids=torch.tensor([[4, 9, 5, 7, 20, 31]])).logits[0, -3:]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer))
+        assert found == pytest.approx(float(expected.detach()), abs=1e-4)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
 def test_runs_in_one_pass_learn_and_write_as_each_does_alone(family: str, tmp_path: Path) -> None:
     folder = Path(saved(tiny.model(family, lm=True), tmp_path / "base"))
@@ -145,6 +173,11 @@ def test_beams_give_the_best_first_with_the_scores_of_transformers(family: str, 
         out = model.attached.base.generate(
             input_ids=torch.tensor([row.ids]),
             attention_mask=torch.ones(1, len(row.ids), dtype=torch.long),
+            num_beams=3,
+            num_return_sequences=3,
+            max_new_tokens=6,
+            eos_token_id=2,
+            pad_token_id=0,
             return_dict_in_generate=True,
             output_scores=True,
         )
@@ -156,7 +189,7 @@ def test_beams_give_the_best_first_with_the_scores_of_transformers(family: str, 
 ENDS = [2, *range(20, 32)]
 
 
-@pytest.mark.parametrize("options", [{}, {"beams": 3}, {"sample": True, "temperature": 1.3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"beams": 3}], ids=str)
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_an_answer_stops_at_any_end_of_the_generation_config_as_transformers_has_it(
     family: str, options: dict[str, Any], tmp_path: Path
@@ -169,11 +202,9 @@ def test_an_answer_stops_at_any_end_of_the_generation_config_as_transformers_has
     written = model.answer(encoded, "lora", size, Silent(), "")
     (order,) = sorted_batches([len(row.ids) for row in encoded.rows], 6)
     given = tiny.padded([encoded.rows[place].ids for place in order], "right" if both else "left")
-    torch.manual_seed(model.attached.seeds["lora"] << 20)
-    asked = {"num_beams": options.get("beams", 1), "do_sample": "sample" in options, "eos_token_id": ENDS}
     found = GenerationConfig(
-        **asked,
-        **({"temperature": 1.3, "top_k": 0} if "sample" in options else {}),
+        num_beams=options.get("beams", 1),
+        eos_token_id=ENDS,
         max_new_tokens=6,
         pad_token_id=0,
         **({"decoder_start_token_id": 0} if both else {}),

@@ -15,6 +15,9 @@ from graftlm.sites import Attached
 from graftlm.tasks._head import must_train
 from graftlm.tasks._token_loss import language_loss
 
+SCALES = (0.0, 1.0, 1e3)  # of states that show what a family does behind its LM head: a bias, and a soft cap
+Shown = Callable[[Tensor], Tensor]
+
 
 class LanguageHead:
     """Nothing of its own: what the family does around its LM head (scales, soft caps, biases) stays as it is.
@@ -31,17 +34,18 @@ class LanguageHead:
         if trains:
             must_train(attached)
         self._attached = attached
-        self._last: bool | None = None  # whether the family does nothing behind its LM head
+        capped = getattr(attached.sites.config, "final_logit_softcapping", None) is not None
+        self._last = False if capped else None  # whether the family does nothing behind its LM head
 
     @property
     def _layer(self) -> Any:
         return self._attached.base.get_output_embeddings()  # pyright: ignore[reportCallIssue]
 
     @contextmanager
-    def reading(self, places: Tensor, first: int | None = None) -> Iterator[list[Tensor]]:
+    def reading(self, places: Tensor, shown: Shown = lambda states: states) -> Iterator[list[Tensor]]:
         """Inside, the model's logits are (b w v), those at `places` (b w), where −1 stands for any place.
 
-        Gives a list of what the LM head was given there (b w d). `first`: logits of so many places alone.
+        Gives a list of what the LM head was given there (b w d). `shown`: what of that the logits are of.
         """
         found: list[Tensor] = []
 
@@ -49,7 +53,7 @@ class LanguageHead:
             hidden = args[0]
             index = places.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
             found.append(hidden.gather(1, index))
-            return (found[-1][:, :first], *args[1:])
+            return (shown(found[-1]), *args[1:])
 
         hook = self._layer.register_forward_pre_hook(gathered)
         try:
@@ -64,17 +68,28 @@ class LanguageHead:
         changes them behind its LM head.
         """
         goals = functional.pad(goals[:, : places.shape[1]], (0, max(0, places.shape[1] - goals.shape[1])), value=UNREAD)
-        with self.reading(places, None if self._last is False else 1) as found:
+        if self._last is False:
+            with self.reading(places):
+                return language_loss(forward(), goals)
+        with self.reading(places, _first if self._last else _scaled) as found:
             logits = forward()
         layer, hidden = self._layer, found.pop()
         if self._last is None:
             with torch.no_grad():
-                self._last = torch.allclose(layer(hidden[:, :1]), logits, rtol=1e-3, atol=1e-4)
+                self._last = torch.allclose(layer(_scaled(hidden)), logits, rtol=1e-3, atol=1e-4)
             if not self._last:
                 return self.losses(places, goals, forward)
-        if not self._last:
-            return language_loss(logits, goals)
         return cross_entropy(hidden, goals, layer, frozen=not _trained(layer))
+
+
+def _first(states: Tensor) -> Tensor:
+    """states (b w d) -> (b 1 d): those of the first place."""
+    return states[:, :1]
+
+
+def _scaled(states: Tensor) -> Tensor:
+    """states (b w d) -> (b 3 d): those of the first place, as large as each of `SCALES` says."""
+    return states[:, :1] * torch.tensor(SCALES, dtype=states.dtype, device=states.device)[:, None]
 
 
 def _trained(layer: nn.Module) -> bool:
