@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -219,14 +220,69 @@ def test_an_answer_stops_at_any_end_of_the_generation_config_as_transformers_has
     assert stopped
 
 
-def test_draws_are_the_same_again_and_leave_the_generator_alone(tmp_path: Path) -> None:
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("bart", {"forced_bos_token_id": 17}),
+    ("bart", {"repetition_penalty": 1.8}),
+    ("gpt2", {"no_repeat_ngram_size": 1}),
+    ("t5", {"bad_words_ids": [[56], [1, 1]], "suppress_tokens": [20, 21]}),
+]
+
+
+@pytest.mark.parametrize(("family", "settings"), SETTINGS, ids=str)
+def test_texts_are_under_what_the_models_own_generation_config_asks(
+    family: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = tiny.model(family, lm=True)
+    for name, value in {**settings, "num_beams": 2, "min_length": 30}.items():
+        setattr(plain.generation_config, name, value)
+    model = made(family, ("lora",), Path(saved(plain, tmp_path / "base")))
+    own = model.attached.base.generation_config.to_dict()
+    encoded = model.encode([Example("w5 w6 w9"), Example("w2 w8 w2")], "lora")
+    found = model.answer(encoded, "lora", 1, Silent(), "").texts
+    assert model.attached.base.generation_config.to_dict() == own
+    given: dict[str, Any] = {"max_new_tokens": 6, "min_length": 0, "num_beams": 1, "eos_token_id": 2}
+    for row, (text,) in zip(encoded.rows, found, strict=True):
+        start = 1 if family in tiny.ENCODER_DECODER else len(row.ids)
+        out = model.attached.base.generate(input_ids=torch.tensor([row.ids]), pad_token_id=0, **given)[0, start:]
+        assert text == model.base.tokenizer.decode(out, skip_special_tokens=True).strip()
+    for name in settings:
+        setattr(model.attached.base.generation_config, name, None)
+    assert model.answer(encoded, "lora", 1, Silent(), "").texts != found
+
+
+def test_a_text_is_drawn_alike_beside_any_others_and_leaves_the_generator_alone(tmp_path: Path) -> None:
     folder = Path(saved(tiny.model("gpt2", lm=True), tmp_path / "base"))
     model = made("gpt2", ("lora",), folder, sample=True, temperature=1.5, top_p=0.9, best=2)
-    encoded = model.encode(examples_of(tmp_path, 4), "lora")
+
+    def drawn(texts: list[str], size: int) -> list[list[str]]:
+        encoded = model.encode([Example(text) for text in texts], "lora")
+        return [sorted(own) for own in model.answer(encoded, "lora", size, Silent(), "").texts]
+
     before = torch.get_rng_state()
-    one, two = (model.answer(encoded, "lora", 8, Silent(), "") for _ in range(2))
-    assert one.texts == two.texts
+    one, two, three = ("w1 w2", "w3 w4 w5 w6", "w7")
+    alone = [drawn([text], 1)[0] for text in (one, two, three)]
+    assert drawn([one, two, three], 8) == alone
+    assert drawn([three, two, one], 2) == alone[::-1]
+    again = drawn([one, one], 2)
+    assert again[0] == alone[0] != again[1]
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_draws_are_of_the_models_distribution(tmp_path: Path) -> None:
+    folder = Path(saved(tiny.model("gpt2", lm=True), tmp_path / "base"))
+    given = {"sample": True, "temperature": 0.5, "top_p": 0.8, "best": 4000, "max_new_tokens": 1}
+    model = made("gpt2", ("lora",), folder, **given)
+    encoded = model.encode([Example("w1 w2")], "lora")
+    row = Features(encoded.rows[0].ids, None, answer=[0])
+    scores = model.forward({"lora": [row]})[0, 0].detach() / 0.5
+    shares, order = scores.softmax(-1).sort(descending=True)
+    kept = shares[shares.cumsum(0) - shares < 0.8]
+    expected = Counter[str]()
+    for token, share in zip(order.tolist(), (kept / kept.sum()).tolist(), strict=False):
+        expected[model.speaker._text([token])] += share
+    (found,) = model.answer(encoded, "lora", 1, Silent(), "").texts
+    assert set(found) == set(expected)
+    assert {text: count / 4000 for text, count in Counter(found).items()} == pytest.approx(expected, abs=0.03)
 
 
 def test_a_generator_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
@@ -284,6 +340,9 @@ def test_what_cannot_be_generated_is_refused_by_name(tmp_path: Path) -> None:
         ({"task": task("lora", prompt="{question} {text}")}, 'task.prompt has a field "question", and the columns are'),
         ({"task": task("lora", prompt={"text": None})}, "put it into quotes of its own"),
         ({"task": task("lora", best=2)}, "best = 2 needs as many beams"),
+        ({"task": task("lora", temperature=0.3)}, "temperature = 0.3 is for sample = true"),
+        ({"task": task("lora", top_p=0.5, beams=2)}, "top_p = 0.5 is for sample = true"),
+        ({"task": task("lora", chat_template="{{ messages }}")}, "chat_template is for chat = true"),
         ({"task": task("lora", max_new_tokens=2)}, r"rows.jsonl line \d+: the target has 3 tokens"),
         ({"task": task("lora", max_new_tokens=30)}, "leaves 2 of 32 tokens for a prompt"),
         ({"task": task("lora", chat=True)}, "the tokenizer has no chat template"),

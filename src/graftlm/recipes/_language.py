@@ -10,6 +10,7 @@ from torch import Tensor
 from graftlm.checkpoint import Base
 from graftlm.core.errors import UserError
 from graftlm.core.reporter import Progress, Reporter, Silent
+from graftlm.recipes._writing import Draws, asked_by, seeds_of
 from graftlm.sites import Attached
 from graftlm.tasks import Features, Guessed, LanguageHead, Problem, Written, collate, read_places
 from graftlm.training import sorted_batches
@@ -95,14 +96,15 @@ class Speaker:
     def write(self, rows: Rows, run: str, size: int, problem: Problem, reporter: Reporter, title: str) -> Written:
         """The texts that one run writes behind each row, and the losses of the rows' own answers."""
         losses = self.losses(rows, size, reporter, title)
-        best, beams = problem.options.best, problem.options.beams
+        best, beams, sample = problem.options.best, problem.options.beams, problem.options.sample
         texts: list[list[str]] = [[] for _ in rows]
         scores: list[list[float]] = [[] for _ in rows]
         batches = sorted_batches([len(row.ids) for row, _ in rows], max(1, size // beams))
+        seeds = seeds_of([row.ids for row, _ in rows], self.attached.seeds[run], best) if sample else [[]] * len(rows)
         with reporter.progress(title, len(rows), unit="examples") as progress:
-            for number, batch in enumerate(batches):
+            for batch in batches:
                 own = [rows[place] for place in batch]
-                found = self._generated(own, problem, (self.attached.seeds[run] << 20) + number)
+                found = self._generated(own, problem, [seed for place in batch for seed in seeds[place]])
                 values = self._scored(own, found, size, best) if best > 1 else [0.0] * len(own)
                 for index, place in enumerate(batch):
                     part = range(index * best, (index + 1) * best)
@@ -124,29 +126,36 @@ class Speaker:
         ids = ids[:-1] if ids and ids[-1] in self.ends else ids
         return self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def _generated(self, rows: Rows, problem: Problem, seed: int) -> list[list[int]]:
-        """`best` answers for each row, one row's after another's: ids up to the end, which is the last of them."""
-        from transformers import GenerationConfig
+    def _generated(self, rows: Rows, problem: Problem, seeds: Sequence[int]) -> list[list[int]]:
+        """`best` answers for each row, one row's after another's: ids up to the end, which is the last of them.
+
+        `seeds`: those of the answers that are drawn.
+        """
+        from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
         options, device = problem.options, self.attached.device
         both = self.attached.sites.encoder_decoder
-        batch = collate(rows, self.base.pad_id, device, left=not both)
-        sampled = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0} if options.sample else {}
+        many = [row for row in rows for _ in range(options.best)] if options.sample else rows
+        batch = collate(many, self.base.pad_id, device, left=not both)
         base: Any = self.attached.base
-        base.generation_config = GenerationConfig(
+        settings = GenerationConfig(
+            **asked_by(base),
             max_new_tokens=options.max_new_tokens,
             num_beams=options.beams,
-            do_sample=options.sample,
-            num_return_sequences=options.best,
+            do_sample=False,
+            num_return_sequences=1 if options.sample else options.best,
             use_cache=options.cache,
             eos_token_id=self.ends,
             pad_token_id=self.base.pad_id,
             **({"decoder_start_token_id": self.attached.sites.config.decoder_start_token_id} if both else {}),
-            **sampled,
         )
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)  # inside the fork alone
-            found = base.generate(**batch)
+        drawn: list[Any] = [TopPLogitsWarper(options.top_p)] if options.top_p < 1 else []
+        drawn = [TemperatureLogitsWarper(options.temperature), *drawn, Draws(seeds, device)] if options.sample else []
+        own, base.generation_config = base.generation_config, settings  # generate fills up from the base's own
+        try:
+            found = base.generate(**batch, logits_processor=LogitsProcessorList(drawn))
+        finally:
+            base.generation_config = own
         found = found[:, 1 if both else batch["input_ids"].shape[1] :].tolist()
         ends = set(self.ends)
         stops = [next((place for place, token in enumerate(ids) if token in ends), len(ids)) for ids in found]

@@ -24,6 +24,7 @@ from graftlm.recipes._seen import drawn, look, words_said
 from graftlm.recipes._signals import Stopping
 from graftlm.recipes._speed import choose_kernels, keep_bottom, warn_of_bf16
 from graftlm.recipes._watched import Watched, shrinking
+from graftlm.recipes._writing import asked_by
 from graftlm.sites import Select, Sites, halve
 from graftlm.tasks import Encoded, Guessed, Problem, TaskData, Written
 from graftlm.training import Losses, Plan, optimizers
@@ -194,6 +195,9 @@ def _assemble(
         if said := words_said(prompt):
             reporter.line(said)
     model = build(base, own, config.head, first.problem, seeds, prompts)
+    if model.speaker is not None and (asked := asked_by(model.attached.base)):
+        said = ", ".join(f"{name} = {value}"[:80] for name, value in asked.items())
+        reporter.line(f"the model's own generation config holds for its texts: {said}")
     if isinstance(model.head, PromptHead):
         for name, (_, seen) in found.items():
             model.head.start(name, seen)

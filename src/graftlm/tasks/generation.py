@@ -37,7 +37,8 @@ class Options(Config):
     tokenizer's chat template, which is stored with the run as `chat_template`, behind the words of `system`.
 
     `max_new_tokens`: the longest target and answer, their end included. `beams`: of beam search, 1 is greedy.
-    `sample`: draw tokens at `temperature` from the likeliest that add up to `top_p`. `best`: answers given for each.
+    `sample`: draw tokens at `temperature` from the likeliest that add up to `top_p`, for each text the same beside any
+    others. `best`: answers given for each.
     `cache`: keep keys and values while writing. `metrics`: the first is a run's own; `bleu_tokenizer` is sacrebleu's.
     """
 
@@ -64,6 +65,11 @@ class Options(Config):
             raise ValueError(f"sample = true draws, and beams = {self.beams} searches; leave one of them out")
         if self.system and not self.chat:
             raise ValueError("system is for chat = true")
+        if self.chat_template is not None and not self.chat:
+            raise ValueError("chat_template is for chat = true")
+        for name in ("temperature", "top_p"):
+            if getattr(self, name) != 1 and not self.sample:
+                raise ValueError(f"{name} = {getattr(self, name)} is for sample = true")
         return self
 
 
