@@ -9,6 +9,12 @@ from graftlm.core.settings import TrainingConfig
 from graftlm.training._optim import schedule
 
 
+def test_a_single_step_learns() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule(optimizer, TrainingConfig(warmup=0.06), 1)
+    assert optimizer.param_groups[0]["lr"] == 1
+
+
 @pytest.mark.parametrize(("warmup", "steps"), [(0.1, 24), (0.06, 4), (0.06, 100), (0.07, 100), (0, 9), (0.5, 5)])
 def test_warm_up_takes_as_many_steps_as_with_trainer(warmup: float, steps: int) -> None:
     theirs = TrainingArguments(warmup_steps=warmup).get_warmup_steps(steps)

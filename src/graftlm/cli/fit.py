@@ -57,7 +57,7 @@ def fit(
     pooling: Annotated[str | None, typer.Option(metavar="KIND", help="default, first, last or mean.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Learning rate; by default the method's own.")] = None,
     epochs: Annotated[float | None, typer.Option(metavar="X", help="Passes over the training examples.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a batch.")] = None,
     precision: Annotated[str | None, typer.Option(metavar="KIND", help="fp32 or bf16.")] = None,
     cache: Annotated[
         str | None, typer.Option(metavar="KIND", help="auto keeps what is frozen below all that is trained; off.")

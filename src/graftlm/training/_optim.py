@@ -55,9 +55,13 @@ def optimizer(
 
 
 def schedule(of: Optimizer, config: TrainingConfig, steps: int) -> LRScheduler:
-    """Warm-up over a fraction of the steps, rounded up, then linear to zero, cosine to zero, or constant."""
+    """Warm-up over a fraction of the steps, rounded up, then linear to zero, cosine to zero, or constant.
+
+    A single step has none, since the first one of a warm-up has a rate of 0.
+    """
+    warmup = math.ceil(config.warmup * steps) if steps > 1 else 0
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
-    return get_scheduler(name, of, num_warmup_steps=math.ceil(config.warmup * steps), num_training_steps=steps)
+    return get_scheduler(name, of, num_warmup_steps=warmup, num_training_steps=steps)
 
 
 def optimizer_state(of: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
