@@ -115,6 +115,13 @@ def test_an_odd_tag_among_those_of_a_scheme_is_an_error_with_its_line_or_left_ou
     assert "B_PER" in splits(folder, rows, scheme="plain").labels
 
 
+def test_one_tag_of_bioes_among_many_of_bio_is_a_slip(folder):
+    slip = {"tokens": ["Ann"], "tags": ["S-PER"]}
+    with pytest.raises(UserError, match='line 31: tag 1 is "S-PER", which BIO does not have'):
+        splits(folder, [GOOD] * 30 + [slip])
+    assert "S-PER" in splits(folder, [slip, {"tokens": ["a", "b"], "tags": ["B-PER", "E-PER"]}]).labels
+
+
 def test_tags_of_which_too_few_are_of_a_scheme_are_labels_by_themselves(folder):
     assert splits(folder, [GOOD, ODD]).labels == ("B-LOC", "B-PER", "B_PER", "I-LOC", "O")
     with pytest.raises(UserError, match='line 2: tag 1 is "B_PER", which BIO does not have'):
