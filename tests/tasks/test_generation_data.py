@@ -62,3 +62,32 @@ def test_a_prompt_takes_its_fields_from_a_row_or_its_one_field_from_a_text(write
         values_of(Example("alone"), "{a} {b}")
     with pytest.raises(UserError, match=r'has q, n, question, and task\.prompt has a field "mr"'):
         values_of(row, "{mr}")
+
+
+@pytest.mark.parametrize(
+    ("cell", "right"),
+    [
+        ('"[""the cat"", ""a cat""]"', ("the cat", "a cat")),
+        ("\"['the cat', 'a cat']\"", ("the cat", "a cat")),
+        ("a cat", ("a cat",)),
+        ("", ("cat",)),
+        ("[]", ("cat",)),
+    ],
+)
+def test_references_in_csv_are_a_list_or_one_text_or_the_target(cell: str, right: tuple[str], write: Any) -> None:
+    path = write("train.csv", f"text,target,references\na,cat,{cell}\n")
+    assert load(DataConfig(path=str(path)), "generation").splits["train"][0].answer == right
+
+
+@pytest.mark.parametrize(
+    ("cell", "right"), [(["a", ""], ("a",)), ([3, 4.5], ("3", "4.5")), (4, ("4",)), (None, ("c",)), ("", ("c",))]
+)
+def test_references_may_be_numbers_as_targets_may(cell: Any, right: tuple[str], write: Any) -> None:
+    path = write("train.jsonl", [{"text": "a", "target": "c", "references": cell}])
+    assert load(DataConfig(path=str(path)), "generation").splits["train"][0].answer == right
+
+
+@pytest.mark.parametrize("cell", ['"[""x"", ""y""]"', "\"['x', 'y']\""])
+def test_words_of_several_masks_are_a_list_in_csv(cell: str, write: Any) -> None:
+    path = write("train.csv", f"text,words\n[MASK] a [MASK],{cell}\n")
+    assert load(DataConfig(path=str(path)), "cloze").splits["train"][0].answer == ("x", "y")

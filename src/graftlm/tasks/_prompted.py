@@ -8,7 +8,7 @@ from graftlm.core.example import Example
 from graftlm.tasks import _templates
 from graftlm.tasks._features import Reading
 from graftlm.tasks._read import Table, shown
-from graftlm.tasks._rows import identity, text
+from graftlm.tasks._rows import identity, listed, text
 
 USUAL = {
     "text": ("text", "input", "source", "prompt", "question", "sentence", "document"),
@@ -41,6 +41,16 @@ def columns_of(template: str, option: str, table: Table, given: Mapping[str, str
 def cell(value: Any, at: str, name: str) -> str:
     """A cell as it stands in a template: a string or a number."""
     return str(value) if type(value) in (int, float) else text(value, at, name)
+
+
+def texts(value: Any, at: str, name: str) -> list[str]:
+    """A cell of several texts or numbers, or of one; none where it is blank, and what is blank in it is left out."""
+    value = listed(value.strip() if isinstance(value, str) else value)
+    if not isinstance(value, list | tuple | str | int | float | None):
+        raise UserError(f"{at}: {name} is {shown(value)}, not a list")
+    several = value if isinstance(value, list | tuple) else [value]
+    found = [cell(one, at, name) for one in several if one is not None]
+    return [one for one in found if one.strip()]
 
 
 def rows_of(table: Table, given: Mapping[str, str]) -> list[Example]:
@@ -80,7 +90,7 @@ def prompts(
 
     def ids_of(texts: list[str]) -> list[list[int]]:
         found = tokenizer(texts, add_special_tokens=not bare, return_attention_mask=False, verbose=False)["input_ids"]
-        return [_open(ids, reading) for ids in found]
+        return [ids or [reading.end] if bare else _open(ids, reading) for ids in found]
 
     found = ids_of([rendered(row) for row in rows]) if rows else []
     long = [place for place, ids in enumerate(found) if len(ids) > room]

@@ -90,18 +90,24 @@ def _fields_and_words(given: Given) -> TaskData:
 
 def _worded(table: Table, row: int, found: Mapping[str, str], fields: Mapping[str, str]) -> Example:
     at, column = table.at(row), found["words"]
-    value = table.columns[column][row]
-    words = [value.strip()] if isinstance(value, str) else _rows.strings(value, at, column)
+    words = _words(table.columns[column][row], at, column)
     if len(words) != 1 or not words[0]:
         raise UserError(f"{at}: {column} has {len(list(filter(None, words)))} words, and a template asks for one")
     values = {name: _prompted.cell(table.columns[theirs][row], at, theirs) for name, theirs in fields.items()}
     return Example("", id=_rows.identity(table, row, found.get("id")), at=at, answer=tuple(words), meta={"row": values})
 
 
+def _words(value: Any, at: str, column: str) -> list[str]:
+    """A list of words, or one word alone."""
+    value = _rows.listed(value.strip() if isinstance(value, str) else value)
+    if isinstance(value, str | int | float):
+        return [_prompted.cell(value, at, column)]
+    return _rows.strings(value, at, column)
+
+
 def _answered(table: Table, row: int, found: Mapping[str, str], mask: str) -> Example:
     example, column = _text(table, row, found), found["words"]
-    value = table.columns[column][row]
-    words = [value.strip()] if isinstance(value, str) else _rows.strings(value, example.at, column)
+    words = _words(table.columns[column][row], example.at, column)
     masks = len(_masks(example.text, mask))
     if not masks:
         raise UserError(f'{example.at}: {found["text"]} holds no "{mask}"; task.mask says what stands for a word')

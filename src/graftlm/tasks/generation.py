@@ -120,10 +120,7 @@ def _example(
         for columns in (prompt, target)
     )
     right = _templates.render(options.target, wanted)
-    references: list[str] = []
-    if several is not None and table.columns[several][row] is not None:
-        cell = table.columns[several][row]
-        references = [cell] if isinstance(cell, str) else _rows.strings(cell, at, several)
+    references = [] if several is None else _prompted.texts(table.columns[several][row], at, several)
     text = _templates.render(options.prompt, values)
     identity = _rows.identity(table, row, names_id if names_id in table.columns else None)
     meta = {"row": values, "target": right}
