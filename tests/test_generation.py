@@ -10,15 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GenerationConfig,
-)
-from transformers.modeling_outputs import CausalLMOutput
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 import graftlm
 import tiny
@@ -117,26 +109,6 @@ def test_the_loss_is_that_of_the_whole_model_with_labels_on_the_target_alone(fam
         assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
-def test_a_soft_cap_that_small_logits_do_not_reach_is_in_the_loss(family: str, tmp_path: Path) -> None:
-    """Known by the config, or for a family that keeps it elsewhere by what becomes of large states."""
-    config = Gemma2Config(**tiny.HIDDEN, vocab_size=tiny.VOCABULARY, head_dim=8, num_key_value_heads=1)
-    plain = Gemma2ForCausalLM(config) if family == "gemma2" else tiny.model("gpt2", lm=True)
-    model = made(family, ("lora",), Path(saved(plain, tmp_path / "base")))
-    model.attached.disabled()
-    base = model.attached.base
-    if family == "gpt2":
-        base.lm_head.weight.data.mul_(1e-2)
-        base.register_forward_hook(lambda module, args, out: CausalLMOutput(logits=30 * (out.logits / 30).tanh()))
-    row = Features([4, 9, 5, 7], None, answer=[20, 31, 2])
-    for factor in (1, 3000):
-        base.get_output_embeddings().weight.data.mul_(factor)
-        found = float(model.speaker.losses([(row, [])], 1))
-        logits = base(input_ids=torch.tensor([[4, 9, 5, 7, 20, 31]])).logits[0, -3:]
-        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer))
-        assert found == pytest.approx(float(expected.detach()), abs=1e-4)
-
-
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
 def test_runs_in_one_pass_learn_and_write_as_each_does_alone(family: str, tmp_path: Path) -> None:
     folder = Path(saved(tiny.model(family, lm=True), tmp_path / "base"))
@@ -218,36 +190,6 @@ def test_an_answer_stops_at_any_end_of_the_generation_config_as_transformers_has
         stopped += len(own) < len(ids)
         assert written.texts[place] == [model.base.tokenizer.decode(own, skip_special_tokens=True).strip()]
     assert stopped
-
-
-SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("bart", {"forced_bos_token_id": 17}),
-    ("bart", {"repetition_penalty": 1.8}),
-    ("gpt2", {"no_repeat_ngram_size": 1}),
-    ("t5", {"bad_words_ids": [[56], [1, 1]], "suppress_tokens": [20, 21]}),
-]
-
-
-@pytest.mark.parametrize(("family", "settings"), SETTINGS, ids=str)
-def test_texts_are_under_what_the_models_own_generation_config_asks(
-    family: str, settings: dict[str, Any], tmp_path: Path
-) -> None:
-    plain = tiny.model(family, lm=True)
-    for name, value in {**settings, "num_beams": 2, "min_length": 30}.items():
-        setattr(plain.generation_config, name, value)
-    model = made(family, ("lora",), Path(saved(plain, tmp_path / "base")))
-    own = model.attached.base.generation_config.to_dict()
-    encoded = model.encode([Example("w5 w6 w9"), Example("w2 w8 w2")], "lora")
-    found = model.answer(encoded, "lora", 1, Silent(), "").texts
-    assert model.attached.base.generation_config.to_dict() == own
-    given: dict[str, Any] = {"max_new_tokens": 6, "min_length": 0, "num_beams": 1, "eos_token_id": 2}
-    for row, (text,) in zip(encoded.rows, found, strict=True):
-        start = 1 if family in tiny.ENCODER_DECODER else len(row.ids)
-        out = model.attached.base.generate(input_ids=torch.tensor([row.ids]), pad_token_id=0, **given)[0, start:]
-        assert text == model.base.tokenizer.decode(out, skip_special_tokens=True).strip()
-    for name in settings:
-        setattr(model.attached.base.generation_config, name, None)
-    assert model.answer(encoded, "lora", 1, Silent(), "").texts != found
 
 
 def test_a_text_is_drawn_alike_beside_any_others_and_leaves_the_generator_alone(tmp_path: Path) -> None:
@@ -364,6 +306,7 @@ def test_a_chat_template_is_stored_and_served(tmp_path: Path) -> None:
     graftlm.fit(model=str(model), task=asked, data=data, method="lora", out=tmp_path / "run", training=SHORT)
     predictor = graftlm.load(tmp_path / "run")
     predictor.model.base.tokenizer.chat_template = "{{ 1 / 0 }}"
+    predictor.model.base.tokenizer.eos_token = "w3"  # an end that the template writes is the prompt's
     row = predictor.encode([Example("w5 {text} w6")]).rows[0]
     said = predictor.model.base.tokenizer.convert_ids_to_tokens(row.ids)
     assert said == ["w1", "w9", "w2", "w1", "w5", "<s>", "w6", "w2", "w3"]  # "<s>" is what no word is

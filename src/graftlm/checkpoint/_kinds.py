@@ -3,7 +3,14 @@
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from graftlm.core.errors import UserError
+
+UNFORESEEING = {
+    "xlnet": "whose words see those that follow them",
+    "prophetnet": "which foresees several words at once",
+}
 
 
 def class_of(name: str, config: Any, head: str | None) -> Any:
@@ -19,6 +26,8 @@ def class_of(name: str, config: Any, head: str | None) -> Any:
         if kind in _encoders() and not both:
             return transformers.AutoModelForMaskedLM
         raise UserError(f'the model "{name}" is of type {kind}, which guesses no masked words; an encoder does')
+    if kind in UNFORESEEING:
+        raise UserError(f'the model "{name}" is of type {kind}, {UNFORESEEING[kind]}; gpt2, llama or t5 would work')
     if both and kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return transformers.AutoModelForSeq2SeqLM
     if not both and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in _encoders():
@@ -55,6 +64,21 @@ def check_start(name: str, config: Any) -> None:
         raise UserError(
             f'the config of "{name}" has no decoder_start_token_id, the token that its decoder begins with; '
             "one in config.json would work"
+        )
+
+
+def check_shift(name: str, model: Any, tokenizer: Any) -> None:
+    """Refuses an encoder-decoder with its LM head whose own loss has the decoder begin with another token."""
+    config = model.config
+    end = config.eos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    if not config.is_encoder_decoder or not isinstance(end, int):
+        return
+    first = int(model.prepare_decoder_input_ids_from_labels(torch.tensor([[end]]))[0, 0])
+    if first != config.decoder_start_token_id:
+        raise UserError(
+            f'the model "{name}" is of type {config.model_type}, whose decoder begins with what a text ends with, here '
+            f"token {first}, and its config has decoder_start_token_id = {config.decoder_start_token_id}; a model that "
+            "has the same there, as mBART-50, would work"
         )
 
 

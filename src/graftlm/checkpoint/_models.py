@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from graftlm.checkpoint._kinds import check_embedding, check_kind, check_start, check_weights, class_of
+from graftlm.checkpoint._kinds import (
+    check_embedding,
+    check_kind,
+    check_shift,
+    check_start,
+    check_weights,
+    class_of,
+)
 from graftlm.checkpoint._trust import check_folder
 from graftlm.core.aliases import ALIASES
 from graftlm.core.errors import UserError, unknown
@@ -165,6 +172,8 @@ def load_base(name: str, cache: Path | None = None, head: str | None = None) -> 
     missing = frozenset(str(key) for key in info["missing_keys"])
     check_weights(name, type(model).__name__, missing, info["mismatched_keys"])
     check_embedding(source.name, model)
+    if head is not None:
+        check_shift(source.name, model, tokenizer)
     check_folder(folder)  # again: of a hub's name, most files have come only now
     return Base(source, model.eval(), tokenizer, fingerprint(folder), missing)
 
