@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    BertGenerationConfig,
+    BertGenerationDecoder,
     Gemma2Config,
     Gemma2ForCausalLM,
     MBartConfig,
@@ -81,6 +83,7 @@ H: dict[str, Any] = {"vocab_size": tiny.VOCABULARY, "d_model": 16, "pad_token_id
 BOTH = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
 UNFIT = [
     (XLNetLMHeadModel, XLNetConfig(**H, n_layer=1, n_head=2, d_inner=24), "of type xlnet, whose words see those"),
+    (BertGenerationDecoder, BertGenerationConfig(**tiny.HIDDEN, vocab_size=60), "which without is_decoder = true"),
     (
         ProphetNetForConditionalGeneration,
         ProphetNetConfig(vocab_size=60, hidden_size=16, num_encoder_layers=1, num_decoder_layers=1),

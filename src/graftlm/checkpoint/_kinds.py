@@ -9,6 +9,7 @@ from graftlm.core.errors import UserError
 
 UNFORESEEING = {
     "xlnet": "whose words see those that follow them",
+    "bert-generation": "which without is_decoder = true in its config sees the words that follow",
     "prophetnet": "which foresees several words at once",
 }
 
@@ -26,7 +27,7 @@ def class_of(name: str, config: Any, head: str | None) -> Any:
         if kind in _encoders() and not both:
             return transformers.AutoModelForMaskedLM
         raise UserError(f'the model "{name}" is of type {kind}, which guesses no masked words; an encoder does')
-    if kind in UNFORESEEING:
+    if kind in UNFORESEEING and not (kind == "bert-generation" and config.is_decoder):
         raise UserError(f'the model "{name}" is of type {kind}, {UNFORESEEING[kind]}; gpt2, llama or t5 would work')
     if both and kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return transformers.AutoModelForSeq2SeqLM
@@ -71,9 +72,10 @@ def check_shift(name: str, model: Any, tokenizer: Any) -> None:
     """Refuses an encoder-decoder with its LM head whose own loss has the decoder begin with another token."""
     config = model.config
     end = config.eos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    if not config.is_encoder_decoder or not isinstance(end, int):
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None or not config.is_encoder_decoder or not isinstance(end, int):
         return
-    first = int(model.prepare_decoder_input_ids_from_labels(torch.tensor([[end]]))[0, 0])
+    first = int(shift(torch.tensor([[end]]))[0, 0])
     if first != config.decoder_start_token_id:
         raise UserError(
             f'the model "{name}" is of type {config.model_type}, whose decoder begins with what a text ends with, here '
