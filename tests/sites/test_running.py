@@ -360,3 +360,25 @@ def test_padding_beside_the_longest_text_passes_no_position_however_a_prefix_shi
     together = outputs(attached, ["a", None], rows)
     for name, row, found in zip(("a", None), rows, together, strict=True):
         assert torch.allclose(found, outputs(attached, [name], [row])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_a_penalty_on_a_prompts_words_knows_no_virtual_tokens(family: str) -> None:
+    attached, row, new = generating(family), [5, 9, 14, 33, 8], list[int]()
+    base = attached.base
+    for _ in range(NEW):
+        scores = outputs(attached, ["prompt"], [row + new])[0][-1]
+        scores[row] = torch.where(scores[row] < 0, scores[row] / 3, scores[row] * 3)
+        new.append(int(scores.argmax()))
+    with attached.route(["prompt"]):
+        found = base.generate(
+            torch.tensor([virtual(attached, "prompt") + row]),
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=VOCABULARY + 99,
+            encoder_repetition_penalty=3.0,
+        )[0, -NEW:].tolist()
+    assert found == new
+    attached.detach()
+    assert "_get_logits_processor" not in vars(base)

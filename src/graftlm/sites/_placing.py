@@ -1,6 +1,6 @@
 """What is put into a base model and taken out again: hosts in place of layers, prefixes at attention, hooks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from graftlm.sites._router import Derived, Router
 from graftlm.sites._site import Attention, Site
 from graftlm.sites._sites import Sites
 from graftlm.sites._view import Ends, Kept
+
+PROCESSORS = "_get_logits_processor"  # what `generate` makes its processors of logits by
 
 
 class Placing:
@@ -60,6 +62,7 @@ class Placing:
             made.from_input = first.from_input
             made.firsts = torch.tensor([getattr(act, "first", 0) for act in acts.values()], device=self.router.device)
             self._embedding_host().tables.append(made)
+            self._process_words()
 
     def _shift(self, run: str, act: Past | Tokens) -> None:
         if not act.position_shift:
@@ -90,6 +93,12 @@ class Placing:
         host = self.host(path)
         assert isinstance(host, EmbeddingHost)
         return host
+
+    def _process_words(self) -> None:
+        """Has `generate`, where the base has it, look up a text's own words without the virtual tokens."""
+        made = getattr(self.base, PROCESSORS, None)
+        if made is not None and PROCESSORS not in vars(self.base):
+            setattr(self.base, PROCESSORS, _of_words(made, self.sites.vocabulary))
 
     def _replace(self, path: str, module: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
@@ -136,7 +145,22 @@ class Placing:
         for hook in self._hooks:
             hook.remove()
         self.unhost()
+        vars(self.base).pop(PROCESSORS, None)
         for module in self.base.modules():
             if hasattr(module, _attention.ATTRIBUTE):
                 delattr(module, _attention.ATTRIBUTE)
         _attention.give_back(self._implementations)
+
+
+def _of_words(made: Callable[..., Any], vocabulary: int) -> Callable[..., Any]:
+    """The same processors, of which one that looks up a text's own words is given no virtual tokens."""
+
+    def processors(*args: Any, **given: Any) -> Any:
+        found = made(*args, **given)
+        for one in found:
+            if type(one).__name__ == "EncoderRepetitionPenaltyLogitsProcessor":
+                ids: Tensor = one.encoder_input_ids
+                one.encoder_input_ids = ids.where(ids < vocabulary, ids.amin(1, keepdim=True))  # a word twice is once
+        return found
+
+    return processors
