@@ -72,6 +72,7 @@ def test_a_prompt_takes_its_fields_from_a_row_or_its_one_field_from_a_text(write
         ("a cat", ("a cat",)),
         ("", ("cat",)),
         ("[]", ("cat",)),
+        ('"[1, 2]"', ("[1, 2]",)),
     ],
 )
 def test_references_in_csv_are_a_list_or_one_text_or_the_target(cell: str, right: tuple[str], write: Any) -> None:

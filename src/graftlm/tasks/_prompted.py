@@ -44,8 +44,13 @@ def cell(value: Any, at: str, name: str) -> str:
 
 
 def texts(value: Any, at: str, name: str) -> list[str]:
-    """A cell of several texts or numbers, or of one; none where it is blank, and what is blank in it is left out."""
-    value = listed(value.strip() if isinstance(value, str) else value)
+    """A cell of several texts or numbers, or of one; none where it is blank, and what is blank in it is left out.
+
+    A text that spells a list of texts is one, as CSV has it; one that spells another, as "[1, 2]", may be an answer.
+    """
+    spelled = listed(value.strip()) if isinstance(value, str) else None
+    if isinstance(spelled, list) and all(isinstance(one, str) for one in spelled):
+        value = spelled
     if not isinstance(value, list | tuple | str | int | float | None):
         raise UserError(f"{at}: {name} is {shown(value)}, not a list")
     several = value if isinstance(value, list | tuple) else [value]
