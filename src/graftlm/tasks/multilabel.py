@@ -84,7 +84,7 @@ def _found(table: Table, given: Mapping[str, str]) -> dict[str, str]:
 def _labels(source: Table, found: Mapping[str, str], skip: bool) -> tuple[str, ...]:
     examples, _ = _rows.kept(source, lambda row: _labelled(source, row, found), skip)
     both = {"0", "1"}
-    if all({*example.answer} == both for example in examples):  # as [0, 1] and [1, 0], and no row has one alone
+    if examples and all({*example.answer} == both for example in examples):  # as [0, 1], and no row has one alone
         raise _marked_in_lists(source, 0, found["labels"])
     seen = sorted({label for example in examples for label in example.answer})
     if not seen:
