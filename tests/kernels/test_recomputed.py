@@ -25,7 +25,7 @@ def test_gradients_are_bit_for_bit_those_of_kept_outputs(
     known = recomputed.source_of
 
     def passed(again: bool) -> dict[str, Tensor]:
-        def source(x: Tensor) -> recomputed.Source | None:
+        def source(x: Tensor) -> tuple[recomputed.Source, Tensor] | None:
             used.append((found := known(x)) is not None)
             return found if again else None
 
@@ -50,8 +50,8 @@ def after(norm: nn.Module, x: Tensor, change: str) -> Tensor | None:
     if change == "written to":
         y.mul_(2)
     shapes = {"whole": y, "another shape": y.view(1, 6, 8), "a part": y[:1], "turned": y.mT}
-    source = recomputed.source_of(shapes.get(change, y))
-    return None if source is None else source.again(source.input)
+    found = recomputed.source_of(shapes.get(change, y))
+    return None if found is None else found[0].again(found[1])
 
 
 @pytest.mark.parametrize("change", ["whole", "another shape", "a part", "turned", "written to"])
@@ -70,10 +70,25 @@ def test_only_a_whole_output_that_nobody_wrote_to_is_made_again(change: str) -> 
 
 
 def test_an_output_is_made_once_for_all_that_wait_for_it() -> None:
-    source = recomputed.Source(nn.GELU(), torch.randn(4), waiting=2)
-    first = source.again(source.input)
-    assert source.again(source.input) is first
-    assert source.again(source.input) is not first  # a graph that is gone through twice
+    source, x = recomputed.Source(nn.GELU(), waiting=2), torch.randn(4)
+    first = source.again(x)
+    assert source.again(x) is first
+    assert source.again(x) is not first  # a graph that is gone through twice
+
+
+def test_a_second_derivative_goes_through_what_is_made_again() -> None:
+    norm = nn.LayerNorm(4).double().requires_grad_(False)
+    handle = watch(norm)
+    down, up = torch.randn(1, 2, 4, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
+    y, scale = torch.zeros(1, 5, 3, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    down.requires_grad_()
+
+    def changed(x: Tensor, down: Tensor) -> Tensor:
+        return low_rank.add_low_rank(y, norm(x), down, up, scale).square()
+
+    x = torch.randn(1, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(changed, (x, down))
+    handle.remove()
 
 
 def test_a_trained_norm_and_an_activation_that_keeps_its_output_are_not_made_again() -> None:

@@ -16,10 +16,11 @@ class _LowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: Tensor) -> Tensor:
         h = torch.bmm(x, down.mT) * scale[:, None, None]  # n rows rank
-        ctx.shape, ctx.source = x.shape, source_of(x)
+        ctx.shape = x.shape
+        ctx.source, kept = source_of(x) or (None, x)
         if ctx.source is not None:
             ctx.source.waiting += 1
-        ctx.save_for_backward(x if ctx.source is None else ctx.source.input, h, down, up, scale)
+        ctx.save_for_backward(kept, h, down, up, scale)
         return torch.baddbmm(y, h, up.mT)
 
     @staticmethod

@@ -22,20 +22,16 @@ KEEP_THEIR_INPUT = (
 
 @dataclass
 class Source:
-    """What an output is made of. `waiting`: how many backward passes have still to ask for it."""
+    """What makes an output of its input. `waiting`: how many backward passes have still to ask for it."""
 
     module: nn.Module
-    input: Tensor
     waiting: int = 0
     _made: Tensor | None = None
 
     def again(self, x: Tensor) -> Tensor:
         """The output for the kept input x; made once for all that wait for it."""
         self.waiting -= 1
-        made = self._made
-        if made is None:
-            with torch.no_grad():
-                made = type(self.module).forward(self.module, x)
+        made = type(self.module).forward(self.module, x) if self._made is None else self._made
         self._made = made if self.waiting > 0 else None
         return made
 
@@ -45,6 +41,7 @@ class _Known:
     output: ReferenceType[Tensor]
     version: int
     source: Source
+    input: Tensor
 
 
 _known: dict[int, _Known] = {}  # by where the output's numbers lie
@@ -73,13 +70,13 @@ def _remember(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if (known := _known.get(place)) is not None and known.output is gone:
             del _known[place]
 
-    _known[place] = _Known(ref(output, forget), output._version, Source(module, args[0].detach()))
+    _known[place] = _Known(ref(output, forget), output._version, Source(module), args[0])
 
 
-def source_of(x: Tensor) -> Source | None:
-    """What gives x again, where it is all of a watched module's output, as it was made."""
+def source_of(x: Tensor) -> tuple[Source, Tensor] | None:
+    """What gives x again and of what, where it is all of a watched module's output, as it was made."""
     known = _known.get(x.data_ptr())
     output = None if known is None else known.output()
     if known is None or output is None or output._version != known.version or x.numel() != output.numel():
         return None
-    return known.source if x.is_contiguous() and output.is_contiguous() else None
+    return (known.source, known.input) if x.is_contiguous() and output.is_contiguous() else None
