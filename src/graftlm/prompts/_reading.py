@@ -6,7 +6,7 @@ does to logits afterwards (scales, soft caps) acts on them as it does on all.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,9 @@ def read(attached: Attached, batch: dict[str, Tensor], places: Tensor, rows: Ten
     found: list[Tensor] = []
     reader = _Reader(places)
     extra = {"use_cache": False} if hasattr(attached.base.config, "use_cache") else {}
-    with _gathered(attached, reader), _narrowed(attached.base, rows, reader, found):
+    tokens = batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
+    one = attached.reading(places[:, 0], tokens.shape[1]) if places.shape[1] == 1 else nullcontext()
+    with one, _gathered(attached, reader), _narrowed(attached.base, rows, reader, found):
         logits: Tensor = attached(**batch, **extra).logits
     return found[0], logits
 

@@ -1,6 +1,7 @@
 """A base, the runs on it and their heads, as one thing that turns examples into losses and logits."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -136,21 +137,20 @@ class TaskModel:
         if self.attached.sites.encoder_decoder:
             batch |= self._decoder_inputs([features for features, _ in flat], device)
         extra = {"use_cache": False} if hasattr(self.attached.base.config, "use_cache") else {}
-        if self.bottom is not None:
-            hidden = self.bottom([features for features, _ in flat], batch | extra)
-        else:
-            hidden = self.attached(**batch, **extra).last_hidden_state
         both = self.attached.sites.encoder_decoder
+        real = batch["decoder_attention_mask" if both else "attention_mask"].bool()
+        if not both and not (isinstance(self.head, SequenceHead) and self.head.counts_virtual):
+            real &= batch["input_ids"] < self.attached.sites.vocabulary
+        with self.head.reading(real) if isinstance(self.head, SequenceHead) else nullcontext():
+            if self.bottom is not None:
+                hidden = self.bottom([features for features, _ in flat], batch | extra)
+            else:
+                hidden = self.attached(**batch, **extra).last_hidden_state
         if isinstance(self.head, TokenHead):
             before = [0 if both else len(virtual) for _, virtual in flat]
             return self.head(
                 hidden, read_places([(row, count) for (row, _), count in zip(flat, before, strict=True)], device)
             )
-        real = batch["attention_mask"].bool()
-        if not (isinstance(self.head, SequenceHead) and self.head.counts_virtual):
-            real &= batch["input_ids"] < self.attached.sites.vocabulary
-        if both:
-            real = batch["decoder_attention_mask"].bool()
         if isinstance(self.head, SequenceHead):
             return self.head(hidden, real)
         assert isinstance(self.head, VectorHead)

@@ -1,7 +1,7 @@
 """A base model with runs attached: banks built, hosts in place, a route in force; `detach` gives every bit back."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import salt
 from graftlm.sites._grouping import Sharing, grouped, place_of
 from graftlm.sites._half import halve
+from graftlm.sites._last_block import LastBlock
 from graftlm.sites._merge import merged_weights
 from graftlm.sites._mixing import mixed
 from graftlm.sites._modes import Modes
+from graftlm.sites._one_place import OnePlace
 from graftlm.sites._placing import Placing
 from graftlm.sites._quick import Quick
 from graftlm.sites._route import Route
@@ -62,6 +64,7 @@ class Attached(nn.Module):
         self.base.requires_grad_(False)
         self._own = tuple(self.base.parameters())
         self._build()
+        self._last_block = LastBlock(sites, self.acts, self.router)
         self._base_dropout = False
         self._quick: Quick | None = None
         self.route(self.runs[0] if len(self.runs) == 1 else None)
@@ -162,6 +165,14 @@ class Attached(nn.Module):
         """Fits the route to a batch whose states are known, as a forward pass would, for heads that read them."""
         self.router.begin(self.base, (), batch)
         self.router.end()
+
+    def reading(self, places: Tensor, length: int) -> AbstractContextManager[None]:
+        """Inside `with attached.reading(places, length)` only the last states at one place of each row are right.
+
+        places (rows) of rows of `length` tokens, of the decoder's where there are two stacks. The last block is
+        computed at these places alone, as far as the runs allow it.
+        """
+        return self._last_block.at(OnePlace(places[:, None], length))
 
     def route(self, rows: Sequence[str | None] | str | None, keys: Tensor | None = None) -> "_Scope":
         """Puts a route in force: a run's name for every row of the batch, one name for all rows, or None for none.

@@ -15,14 +15,14 @@ class Modes:
     def train(self, mode: bool, dropout: bool) -> None:
         """Training mode for what must checkpoint, and with `dropout` for what drops; eval mode for all else."""
         for module in self.base.modules():
-            module.training = mode and (_checkpoints(module) or (dropout and _drops(module)))
+            module.training = mode and (checkpoints(module) or (dropout and _drops(module)))
         self._speak()
         if mode and not dropout:
             self._silence()
 
     def _silence(self) -> None:
         """A layer that checkpoints is in training mode, and some drop by numbers of their own, not by modules."""
-        for module in filter(_checkpoints, self.base.modules()):
+        for module in filter(checkpoints, self.base.modules()):
             for name, rate in vars(module).items():
                 if name.endswith("dropout") and isinstance(rate, float):
                     self._silenced.append((module, name, rate))
@@ -41,7 +41,8 @@ class Modes:
             module.training = self._before[name]
 
 
-def _checkpoints(module: nn.Module) -> bool:
+def checkpoints(module: nn.Module) -> bool:
+    """Whether a module computes its states again in the backward pass, where it is in training mode."""
     return isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
 
 

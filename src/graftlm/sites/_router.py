@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
 from graftlm.sites._bank import Bank
+from graftlm.sites._one_place import OnePlace
 from graftlm.sites._route import Chunk, Route
 from graftlm.sites._site import Site
 
@@ -50,6 +51,7 @@ class Router:
     memberships: set[tuple[str, ...]] = field(default_factory=set)
     whole_text: dict[str, str] = field(default_factory=dict)
     calls: dict[Hashable, int] = field(default_factory=dict)
+    place: OnePlace | None = None
     noted: dict[str, list[Tensor]] | None = None
 
     def choose(self, route: Route | None) -> None:
@@ -237,10 +239,13 @@ class Router:
 
     def row_positions(self, chunk: Chunk, h: Tensor, stream: str = "") -> Tensor:
         """Which real token of its text each place is, (b t), for a chunk's rows h (b t d)."""
-        mask = self.masks.get(stream)
-        if mask is None or h.shape[1] == 1:
-            return torch.arange(h.shape[1], device=h.device).expand(h.shape[0], -1)
-        return chunk.rows(_reaching(mask, h.shape[1]).long().cumsum(-1) - 1)[:, -h.shape[1] :]
+        mask, place = self.masks.get(stream), self.place
+        length = h.shape[1] if place is None else place.length
+        if mask is None or length == 1:
+            found = torch.arange(length, device=h.device).expand(h.shape[0], -1)
+        else:
+            found = chunk.rows(_reaching(mask, length).long().cumsum(-1) - 1)[:, -length:]
+        return found if place is None else found.gather(1, chunk.rows(place.index))
 
     def real(self, chunk: Chunk, h: Tensor, stream: str = "") -> Tensor:
         """True at the real tokens, (b t), for a chunk's rows h (b t …)."""

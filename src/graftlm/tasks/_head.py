@@ -1,6 +1,7 @@
 """The head formulation: a text's states pooled by the mask, or single tokens'; then layers of each run's own."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -63,6 +64,12 @@ class SequenceHead(nn.Module):
         if self.dense_path is not None and not self.trains_dense:
             pooled = self.activation(attached.base.get_submodule(self.dense_path)(pooled))
         return per_run(attached, self.bank, pooled[:, None], self.dropout, self._layers)[:, 0]
+
+    def reading(self, real: Tensor) -> AbstractContextManager[None]:
+        """Inside, the model need give no more of its last states than what is pooled at the real tokens (b t)."""
+        if self.pool == "mean":
+            return nullcontext()
+        return self._attached[0].reading(place_of(real, self.pool), real.shape[1])
 
     def _layers(self, h: Tensor, p: Mapping[str, Tensor]) -> Tensor:
         """h (n rows d) -> (n rows outputs)."""
@@ -181,9 +188,13 @@ def pool(hidden: Tensor, real: Tensor, how: Pool) -> Tensor:
     if how == "mean":
         weights = real.to(hidden.dtype)[..., None]  # b t 1
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), place_of(real, how)]
+
+
+def place_of(real: Tensor, how: Literal["first", "last"]) -> Tensor:
+    """real (b t) -> (b): where the first or last real token stands."""
     flags = real.to(torch.int64)
-    place = flags.argmax(1) if how == "first" else real.shape[1] - 1 - flags.flip(1).argmax(1)
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), place]
+    return flags.argmax(1) if how == "first" else real.shape[1] - 1 - flags.flip(1).argmax(1)
 
 
 def head_keys(head: SequenceHead, family: Head, prefix: str) -> Mapping[str, str]:
