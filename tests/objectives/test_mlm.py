@@ -44,6 +44,14 @@ def test_special_tokens_are_never_chosen_and_other_places_have_no_goal() -> None
     assert mlm.masked([1, 2], SPECIAL, MASK, VOCABULARY, 5) == mlm.Masked([1, 2], [], [])
 
 
+@pytest.mark.parametrize("virtual", [0, 20, 100])
+def test_virtual_tokens_are_neither_chosen_nor_counted(virtual: int) -> None:
+    ids = [1, *range(VOCABULARY, VOCABULARY + virtual), *range(10, 22), MASK, 2]
+    found = mlm.masked(ids, (*SPECIAL, MASK), MASK, VOCABULARY, 7)
+    assert len(found.places) == mlm.count(15) == 2
+    assert all(10 <= word < 22 for word in found.words)
+
+
 def test_the_same_key_draws_the_same_masks_and_another_key_others() -> None:
     ids = rows(1, 60)[0]
     first = mlm.masked(ids, SPECIAL, MASK, VOCABULARY, 7)

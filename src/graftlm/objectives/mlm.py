@@ -1,8 +1,8 @@
 """Masked language modelling (Devlin et al., 2019, arXiv:1810.04805; google-research/bert).
 
-Of each row's tokens, specials counted, 15 % are chosen, one at least, but never a special one. Of those 80 % become
-the mask, 10 % another word of the vocabulary, 10 % stay as they are; the loss is on them alone. What is drawn depends
-on the run's seed, the step and the example, and not on what stands beside it.
+Of each row's tokens, specials counted and virtual ones not, 15 % are chosen, one at least, but never a special or a
+virtual one. Of those 80 % become the mask, 10 % another word of the vocabulary, 10 % stay as they are; the loss is on
+them alone. What is drawn depends on the run's seed, the step and the example, and not on what stands beside it.
 BERT's data has at most 20 of 128 tokens chosen, which is the same number; there is no such limit here.
 """
 
@@ -38,11 +38,15 @@ def count(length: int) -> int:
 
 
 def masked(ids: Sequence[int], special: Collection[int], mask: int, vocabulary: int, key: int) -> Masked:
-    """A row's masks; one of special tokens alone has none. `key` is a number of (run seed, step, example)."""
-    ordinary = [place for place, token in enumerate(ids) if token not in special]
+    """A row's masks; one of special tokens alone has none. `key` is a number of (run seed, step, example).
+
+    Ids from `vocabulary` on are virtual tokens.
+    """
+    real = [(place, token) for place, token in enumerate(ids) if token < vocabulary]
+    ordinary = [place for place, token in real if token not in special]
     generator = torch.Generator().manual_seed(key % 2**63)
     order = torch.randperm(len(ordinary), generator=generator).tolist()
-    places = sorted(ordinary[number] for number in order[: count(len(ids))])
+    places = sorted(ordinary[number] for number in order[: count(len(real))])
     fates = torch.rand(len(places), generator=generator).tolist()
     others = torch.randint(vocabulary, (len(places),), generator=generator).tolist()
     shown = list(ids)

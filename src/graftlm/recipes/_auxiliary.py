@@ -49,8 +49,7 @@ def masked_rows(
     found: list[Features] = []
     words: list[Tensor] = []
     for row, key in zip(rows, keys.tolist(), strict=True):
-        kept = {*special, *(token for token in row.ids if token >= vocabulary)}
-        own = mlm.masked(row.ids, kept, mask, vocabulary, key)
+        own = mlm.masked(row.ids, special, mask, vocabulary, key)
         found.append(replace(row, ids=own.ids, places=own.places or [0]))
         words.append(torch.tensor(own.words or [mlm.UNREAD]))
     return found, words
