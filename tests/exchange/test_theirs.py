@@ -51,6 +51,7 @@ SCALED = {
     "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
 }
 PROMPTED = ("bert", "roberta", "electra", "gpt2", "llama")
+GENERATION = {"prompt": "{text} is", "max_new_tokens": 5}
 OWN_HEAD = {"t5": ["classification_head"], "bart": ["classification_head"], "modernbert": ["head"]}
 
 
@@ -90,9 +91,9 @@ def texts(family: str) -> list[str]:
     return [f"{text} </s>" if family in tiny.ENCODER_DECODER else text for text in TEXTS]
 
 
-def made(family: str, config: peft.PeftConfig, folder: Path) -> Tensor:
+def made(family: str, config: peft.PeftConfig, folder: Path, *, lm: bool = False) -> Tensor:
     """A base in `folder/base`, PEFT's adapter in `folder/theirs` after a few steps, and its logits."""
-    base = saved(tiny.model(family), folder / "base")
+    base = saved(tiny.model(family, lm=lm), folder / "base")
     torch.manual_seed(0)
     model = peft.get_peft_model(plain(base), config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -114,8 +115,10 @@ def ours(family: str, folder: Path) -> Tensor:
     return graftlm.load(folder).model.logits(rows, "run", 64, Silent(), "predict")
 
 
-def check(family: str, config: peft.PeftConfig, folder: Path, method: Mapping[str, Any] | None = None) -> None:
-    expected = made(family, config, folder)
+def check(
+    family: str, config: peft.PeftConfig, folder: Path, method: Mapping[str, Any] | None = None, *, lm: bool = False
+) -> None:
+    expected = made(family, config, folder, lm=lm)
     run = graftlm.import_peft(folder / "theirs", folder / "run", labels=("a", "b"))
     assert (ours(family, run) - expected).abs().max() < 1e-5
     stored = graftlm.load(run).card.method
@@ -220,6 +223,16 @@ def test_dora_with_biases_is_read_and_written_with_the_same_logits(bias: str, tm
     check("bert", lora("bert", bias=bias, use_dora=True), tmp_path, {"name": "union"})
 
 
+def test_a_pooler_that_was_saved_whole_keeps_its_bias_among_all(tmp_path: Path) -> None:
+    """The masked language model has no pooler, so PEFT trains one from nothing."""
+    config = lora("bert", bias="all")
+    config.modules_to_save = ["classifier", "pooler"]
+    check("bert", config, tmp_path, {"name": "union"}, lm=True)
+    assert graftlm.load(tmp_path / "run").card.method["parts"][1]["sites"] == "all"
+    again = graftlm.import_peft(tmp_path / "again", tmp_path / "ours", labels=("a", "b"))
+    assert torch.equal(ours("bert", again), ours("bert", tmp_path / "run"))
+
+
 def test_a_bias_that_the_file_lacks_is_named(tmp_path: Path) -> None:
     made("bert", lora("bert", bias="all"), tmp_path)
     path = tmp_path / "theirs" / "adapter_model.safetensors"
@@ -278,6 +291,17 @@ def test_decoders_options_of_lora_are_read_and_written(family: str, options: dic
 @pytest.mark.parametrize("family", EMBEDDING)
 def test_lora_on_the_embedding_is_read_though_peft_stores_the_base_beside_it(family: str, tmp_path: Path) -> None:
     check(family, lora(family, target_modules=[EMBEDDING[family]]), tmp_path, {"sites": ["embedding"]})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lora_on_the_embedding_of_a_base_read_in_half_precision_is_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    """PEFT stores the base's words as it read them, rounded."""
+    base = saved(tiny.model("llama", lm=True), tmp_path / "base")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"])
+    theirs = shaken(peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    run = graftlm.import_peft(tmp_path / "theirs", tmp_path / "run", options=GENERATION)
+    assert graftlm.load(run).card.method["sites"] == ["embedding"]
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
@@ -414,9 +438,7 @@ def test_an_adapter_of_a_language_model_becomes_a_run_that_writes(family: str, k
     config = kinds[kind](task_type="SEQ_2_SEQ_LM" if both else "CAUSAL_LM", **options)
     theirs = shaken(peft.get_peft_model(load.from_pretrained(base).eval(), config)).eval()
     theirs.save_pretrained(tmp_path / "theirs")
-    run = graftlm.import_peft(
-        tmp_path / "theirs", tmp_path / "run", options={"prompt": "{text} is", "max_new_tokens": 5}
-    )
+    run = graftlm.import_peft(tmp_path / "theirs", tmp_path / "run", options=GENERATION)
     predictor = graftlm.load(run)
     found = predictor.model.forward({"run": [Features([4, 9, 5, 7], None, answer=[20, 31, 2])]})[0]
     decoder = {"decoder_input_ids": torch.tensor([[0, 20, 31]])} if both else {}

@@ -16,8 +16,12 @@ COPY = re.compile(r"\.(original_module|modules_to_save)\.")  # PEFT writes a hea
 def biases_of(
     kind: str, rest: Mapping[str, Tensor], targeted: Sequence[str], sites: Sites
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The biases of the base's layers among a file's other tensors, by our module paths; and what is left of them."""
-    wanted = {site.module for site in sites.biased()}
+    """The biases of the base's layers among a file's other tensors, by our module paths; and what is left of them.
+
+    A layer whose weight is in the file was saved whole, and keeps its bias beside it.
+    """
+    whole = {_module(path.removesuffix(".weight"), sites) for path in rest if path.endswith(".weight")}
+    wanted = {site.module for site in sites.biased()} - whole
     if kind == "lora_only":
         wanted &= set(targeted)
     found: dict[str, Tensor] = {}

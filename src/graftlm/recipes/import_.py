@@ -192,7 +192,7 @@ def _only(rest: Mapping[str, Tensor], keys: Mapping[str, str], model: TaskModel,
     for path in sorted(rest.keys() - set(keys.values())):
         name = path.removeprefix(sites.class_prefix)
         frozen = next((own[key] for key in (name, path, _hosted(name), _hosted(path)) if key in own), None)
-        if frozen is None or frozen.shape != rest[path].shape or not torch.equal(frozen.float(), rest[path].float()):
+        if frozen is None or not torch.equal(frozen.to(rest[path].dtype), rest[path]):  # theirs may be a half's
             raise UserError(
                 f"the adapter's file holds {path}, trained anew beside the method; a run has no place for it: merge it "
                 "into the base in PEFT first"
