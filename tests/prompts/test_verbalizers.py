@@ -203,6 +203,12 @@ def test_what_a_rule_makes_of_words_is_said(rule: str) -> None:
     assert made(prototypical, words={"neg": "bad", "pos": "good"}, several=rule).notes == ()
 
 
+def test_a_vector_that_starts_from_several_tokens_says_so() -> None:
+    own = made(soft, words={"neg": "bad", "pos": ["good", "wonderful"]})
+    assert own.notes == ("1 word is of several tokens, and a vector starts from the rows of them all: wonderful",)
+    assert made(soft, words={"neg": "bad", "pos": "good"}).notes == ()
+
+
 @pytest.mark.parametrize(
     ("module", "options"),
     [

@@ -74,11 +74,16 @@ def notes_on(given: Mapping[str, Sequence[str]], used: Sequence[Word], several: 
     kept = {word.text for word in used}
     dropped = [word for own in given.values() for word in own if word not in kept]
     long = dropped if several == "drop" else [word.text for word in used if len(word.tokens) > 1]
+    return () if several == "refuse" else note_on(long, f"{WHAT[several]} (several = {several})")
+
+
+def note_on(long: Sequence[str], what: str) -> tuple[str, ...]:
+    """That words are several tokens, and what becomes of them; nothing where there are none."""
     if not long:
         return ()
     listed = ", ".join(long[:MOST]) + (", …" if len(long) > MOST else "")
     count = f"{len(long)} words are" if len(long) > 1 else "1 word is"
-    return (f"{count} of several tokens, and {WHAT[several]} (several = {several}): {listed}",)
+    return (f"{count} of several tokens, and {what}: {listed}",)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from graftlm.core.config import Config
 from graftlm.prompts._lexicon import Lexicon
 from graftlm.prompts._verbalizer import Verbalizer
-from graftlm.prompts.verbalizers._words import Words, words_of
+from graftlm.prompts.verbalizers._words import Words, note_on, words_of
 from graftlm.sites import Param, Tensors
 
 SEES = False
@@ -55,4 +55,5 @@ def make(config: Options, labels: Sequence[str], lexicon: Lexicon) -> Verbalizer
         return class_scores(states[:, 0].to(own["weight"]), own["weight"], own.get("bias"))
 
     stored = {"name": "soft", **config.model_dump(mode="json")}
-    return Verbalizer(torch.zeros(0, dtype=torch.long), scores, stored, params=params)
+    notes = note_on([word.text for word in words if len(word.tokens) > 1], "a vector starts from the rows of them all")
+    return Verbalizer(torch.zeros(0, dtype=torch.long), scores, stored, params=params, notes=notes)
