@@ -270,8 +270,9 @@ def test_what_makes_no_sense_is_refused(changed: dict[str, Any], wanted: str, ba
     assert not (tmp_path / "run").exists()
 
 
-def test_tuned_words_start_as_the_words_themselves(base: str, tmp_path: Path) -> None:
-    asked = DataConfig.parse(data(tmp_path))
+@pytest.mark.parametrize("family", ["bert", "t5", "bart"])
+def test_tuned_words_start_as_the_words_themselves(family: str, tmp_path: Path) -> None:
+    base, asked = saved(family, tmp_path / "base"), DataConfig.parse(data(tmp_path))
     found = [
         evaluate(base, PromptConfig.parse({**PROMPT, "template": text}), asked, "validation").metrics
         for text in ("{text} w5 w7 {mask}", '{text} {"soft": "w5 w7"} {mask}')

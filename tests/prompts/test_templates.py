@@ -17,6 +17,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 NAMES = st.one_of(st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True), st.sampled_from(["mask", "soft", "turn"]))
 PIECES = st.one_of(
     TEXTS.map(Words),
+    st.just(Words(" ", exact=True)),
     st.builds(Field, NAMES, st.lists(st.sampled_from(["lower", "strip_period", "shorten"]), max_size=2).map(tuple)),
     st.just(Mask()),
     st.builds(Soft, st.integers(1, 99)),
@@ -100,6 +101,7 @@ def test_the_longer_text_is_cut_first() -> None:
         ("{soft:many}", "many is no number and no id"),
         ('{"soft": 0}', '"soft": 0 is neither'),
         ('{"sotf": 8}', 'no piece "sotf"'),
+        ('{"text": "x", "add_prefix_space": true}', '"add_prefix_space": True is neither " " nor ""'),
         ('{"placeholder": "text_a", "post_processing": 1}', '"post_processing" beside "placeholder" cannot be read'),
         ("{turn:bot}", "names no speaker"),
         ("{soft:2,id=1} {soft:3,id=1}", "have one id"),
@@ -125,6 +127,8 @@ def test_a_mistake_is_named(text: str, wanted: str) -> None:
             "{text:drop_last:shorten}?{mask:space}, {text_pair:first_lower:shorten}",
         ),
         ("*cls**mask*:*+sent_0**sep+*", "{mask:space}: {text:shorten}"),
+        ("*cls**+sent_0*_It_was*mask*", "{ }{text:shorten} It was{mask:space}"),
+        ("*cls**sent_0**sep+*_It_was*mask*", "{text:shorten}‖{ }It was{mask:space}"),
         ("*cls**sent_0**sep+**sentu_1**mask**sep+*", "{text:shorten}‖{text_pair:first_upper:shorten}{mask:space}"),
         ('{"placeholder": "text_a"} It was {"mask"}.', "{text:shorten} It was {mask}."),
         ('{"soft": None, "duplicate": 3} {"meta": "source"} {"mask"}', "{soft:3} {source} {mask}"),
@@ -137,6 +141,14 @@ def test_a_mistake_is_named(text: str, wanted: str) -> None:
         ('{"soft": None, "duplicate": 2, "same": True} {"mask"}', "{soft:id=same-1}{soft:id=same-1} {mask}"),
         ('{"text": "It was"} {"mask"} {"special": "<eos>"}', 'It was {mask} {"special": "<eos>"}'),
         ("{meta.source}: {text} {mask}", "{source}: {text} {mask}"),
+        ('{"placeholder": "text_a", "add_prefix_space": " "}It was{"mask"}', "{ }{text:shorten}It was{mask}"),
+        ('{"meta": "x"}{"text": "It was", "add_prefix_space": " "}{"mask"}', "{x} It was{mask}"),
+        (
+            '{"meta": "x"}  {"text": "is", "add_prefix_space": " "} {"mask": None, "add_prefix_space": ""}',
+            "{x} is{mask}",
+        ),
+        ('{"soft": None, "duplicate": 2, "add_prefix_space": " "}{"mask"}', "{ }{soft:2}{mask}"),
+        ("a  { }{text}{ }{mask}", "a {text} {mask}"),
     ],
 )
 def test_templates_of_other_libraries_are_read(theirs: str, ours: str | None) -> None:

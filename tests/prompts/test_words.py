@@ -90,6 +90,39 @@ def test_robertas_mask_takes_the_space_before_it() -> None:
     assert spelling == ["great", "ĠIt", "Ġwas", "<mask>", "."]
 
 
+@pytest.mark.parametrize(
+    "before", ["{text}\n", "{text}\n ", "{text} ", "{text}", "{text} (", "{text} It ", "", "{text}‖", "{text}‖{ }"]
+)
+@pytest.mark.parametrize("family", ["gpt2", "roberta", "t5"])
+def test_tuned_words_start_from_the_tokens_that_the_words_are_in_their_place(family: str, before: str) -> None:
+    tokenizer = sentencepiece() if family == "t5" else byte_level(family == "roberta")
+    hard, own = (
+        lexicon(tokenizer, family, f"{before}{words} {{mask}}") for words in ("great (", '{"soft": "great ("}')
+    )
+    slots = {piece: own.placed(piece.words, piece) for piece in own.template.softs}
+    (plain,) = Filler(hard.template, hard.frame).fill([{"text": "great"}], 30)
+    (tuned,) = Filler(own.template, own.frame, slots).fill([{"text": "great"}], 30)
+    assert tokenizer.convert_ids_to_tokens(tuned.ids) == tokenizer.convert_ids_to_tokens(plain.ids)
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        ("*cls**+sent_0*_It_was*mask*", "Ġgreat ĠIt Ġwas <mask>"),
+        ("*cls**sent_0**sep+**+sent_1*_It_was*mask*", "great | Ġgreat ĠIt Ġwas <mask>"),
+        ("*cls**sent_0**sep+*_It_was*mask*", "great | ĠIt Ġwas <mask>"),
+        ("{ }{text} ‖ { }It was {mask}", "Ġgreat | ĠIt Ġwas <mask>"),
+        ("{text} ‖ It was {mask}", "great | It Ġwas <mask>"),
+        ('{"placeholder": "text_a", "add_prefix_space": " "} It was {"mask"}', "Ġgreat ĠIt Ġwas <mask>"),
+    ],
+)
+def test_a_space_that_is_asked_for_stays_where_a_segment_begins(template: str, wanted: str) -> None:
+    own = lexicon(byte_level(True), "roberta", template)
+    frame = replace(own.frame, between=(own.tokenizer.convert_tokens_to_ids("|"),))
+    (filled,) = Filler(own.template, frame).fill([{"text": "great", "text_pair": "great"}], 30)
+    assert " ".join(own.tokenizer.convert_ids_to_tokens(filled.ids)) == wanted
+
+
 def test_gpt2_is_asked_behind_its_last_word_and_not_behind_a_space() -> None:
     own = lexicon(byte_level(False), "gpt2", "{text} It was {mask}")
     (filled,) = Filler(own.template, own.frame).fill([{"text": "great"}], 30)

@@ -13,6 +13,7 @@ CASES = {"l": ("first_lower",), "u": ("first_upper",), "": ()}
 PLACEHOLDERS = {"text_a": TEXT, "text_b": PAIR}
 LONGEST = 10_000  # virtual tokens of one piece
 KINDS = ("placeholder", "meta", "mask", "soft", "text", "special", "soft_id")
+PREFIX = "add_prefix_space"
 BESIDES = {
     "placeholder": ("shortenable",),
     "meta": ("shortenable",),
@@ -32,7 +33,8 @@ def is_lm_bff(text: str) -> bool:
 def from_lm_bff(text: str) -> list[Piece]:
     """Chunks between stars: names of tokens and sentences by turns with words, in which _ is a space.
 
-    Every label word has a space before it. *cls* is the tokenizer's own; a sentence may be cut.
+    Every label word has a space before it, and words and sentences the one that is written, where a segment begins too.
+    *cls* is the tokenizer's own; a sentence may be cut.
     """
     found: list[Piece] = []
     place = 0
@@ -51,7 +53,7 @@ def from_lm_bff(text: str) -> list[Piece]:
         elif SENTENCES.fullmatch(chunk):
             raise wrong(place, f"*{chunk}* is none of LM-BFF's sentences, as *sent_0*, *+sent_1*, *sentl_0*, *sent-_1*")
         elif chunk not in ("", "cls"):
-            found.append(Words(chunk.replace("_", " ")))
+            found.append(Words(chunk.replace("_", " "), chunk.startswith("_")))
         place += len(chunk) + 1
     while found and (isinstance(found[-1], Break) or found[-1] == Special("<sep>")):
         found.pop()
@@ -63,20 +65,27 @@ def _sentence(found: re.Match[str], place: int) -> list[Piece]:
     if number not in "01":
         raise wrong(place, f"*sent_{number}*, and an example has one text or two; sent_0 and sent_1 would work")
     filters = (*(("drop_last",) if cut else ()), *CASES[case], SHORTEN)
-    return [Words(" " if space else ""), Field((TEXT, PAIR)[int(number)], filters)]
+    return [Words(" ", True) if space else Words(""), Field((TEXT, PAIR)[int(number)], filters)]
 
 
 def openprompt_pieces(values: Mapping[str, Any], place: int) -> list[Piece]:
     """{"placeholder": "text_a"}, {"meta": "source"}, {"mask"}, {"soft": None, "duplicate": 8, "soft_id": 1}, …
 
-    {"soft": 8} is ours. A ValueError says what cannot be read.
+    {"soft": 8} is ours. "add_prefix_space" is all the space before a piece. A ValueError says what cannot be read.
     """
     kind = next((key for key in values if key in KINDS), None)
     if kind is None:
         raise ValueError(f'no piece "{next(iter(values), "")}"; there is {", ".join(KINDS)}')
     for key in values:
-        if key != kind and key not in BESIDES[kind]:
+        if key not in (kind, PREFIX, *BESIDES[kind]):
             raise ValueError(f'"{key}" beside "{kind}" cannot be read; filters are written as {{text:strip_period}}')
+    space = values.get(PREFIX)
+    if PREFIX in values and space not in ("", " "):
+        raise ValueError(f'"{PREFIX}": {space!r} is neither " " nor ""')
+    return [*([] if space is None else [Words(space, exact=True)]), *_openprompt(kind, values, place)]
+
+
+def _openprompt(kind: str, values: Mapping[str, Any], place: int) -> list[Piece]:
     value = values[kind]
     if kind == "mask":
         return [Mask()]

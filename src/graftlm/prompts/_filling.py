@@ -2,7 +2,7 @@
 
 The words between two virtual pieces are tokenised in one piece, masks included, so that they become the tokens that
 they would in a text; offsets say which token is whose. Spaces before a mask, a virtual piece or a break belong to
-what stands there.
+what stands there, and a segment begins with none that is not exact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,9 +62,13 @@ class Filled:
 
 @dataclass
 class _Run:
-    """Words to be tokenised in one piece, whose the characters are, and where its tokens go."""
+    """Words to be tokenised in one piece, whose the characters are, and where its tokens go.
+
+    `exact`: the spaces that it begins with stay.
+    """
 
     text: str = ""
+    exact: bool = False
     spans: list[tuple[int, int, int, Owner]] = field(default_factory=list)
 
     def add(self, text: str, owner: Owner, piece: int) -> None:
@@ -114,12 +118,13 @@ class Filler:
                     self._add(parts[-1], piece, number[id(piece)], values, filtered)  # pyright: ignore[reportArgumentType]
             for place, part in enumerate(parts):
                 if isinstance(part, _Run):
-                    part.strip(left=place == 0 or self.frame.spaced, right=True)
+                    part.strip(left=(place == 0 and not part.exact) or self.frame.spaced, right=True)
             plan.append([part for part in parts if not isinstance(part, _Run) or part.text])
         return plan
 
     def _add(self, run: _Run, piece: Piece, number: int, values: Values, filtered: bool) -> None:
         if isinstance(piece, Words):
+            run.exact = run.exact or piece.exact
             run.add(piece.text, "words", -1)
         elif isinstance(piece, Field):
             value = values[piece.name]

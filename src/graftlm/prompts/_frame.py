@@ -3,10 +3,10 @@
 A masked model is asked at its mask. A causal one is asked behind its last token, where the mask would follow. T5's
 family reads a sentinel and is asked behind the same sentinel in its decoder, as it was pre-trained (Raffel et al.,
 2020); BART's family reads its mask, and its decoder is given the text up to the mask, which it repeats (Lewis et al.,
-2020).
+2020), tuned words as the words that they start from.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from graftlm.core.errors import UserError
@@ -90,9 +90,9 @@ def _has_mlm_head(sites: Sites) -> bool:
 
 
 def _spaced(tokenizer: Any) -> bool:
-    """Whether a text's first word is the same token as after a space."""
+    """Whether a text's first word is the same tokens as after a space."""
     ids = tokenizer(["a", "a a"], add_special_tokens=False)["input_ids"]
-    return bool(ids[0]) and ids[0][-1] == ids[1][-1]
+    return bool(ids[0]) and ids[1] == ids[0] * 2
 
 
 def with_specials(template: Template, tokenizer: Any) -> Template:
@@ -113,7 +113,7 @@ def with_specials(template: Template, tokenizer: Any) -> Template:
     for piece in template.pieces:
         if isinstance(piece, Special):
             if found and isinstance(before := found[-1], Words):
-                found[-1] = Words(before.text.rstrip(" "))
+                found[-1] = replace(before, text=before.text.rstrip(" "))
             piece = spelled(piece.name)
         found.append(piece)
     return joined(found)

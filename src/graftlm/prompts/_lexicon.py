@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError, check_whole
 from graftlm.prompts._frame import Frame
-from graftlm.prompts._template import Mask, Template
+from graftlm.prompts._template import Mask, Piece, Template
 from graftlm.sites import Sites
 
 
@@ -51,12 +51,16 @@ class Lexicon:
 
     def tokens(self, word: str) -> list[int]:
         """A word's tokens at the mask, with the space before it that the template has; an unknown one is an error."""
-        before, begins = self.template.before_mask
         mask = next(piece for piece in self.template.pieces if isinstance(piece, Mask))
-        spaced = mask.space or before.endswith(" ")
+        return self.placed(word, mask, spaced=bool(mask.space))
+
+    def placed(self, words: str, piece: Piece, *, spaced: bool = False) -> list[int]:
+        """The tokens of words in a piece's place, its first; `spaced`: a space is before them whatever stands there."""
+        before, begins = self.template.before(piece)
+        spaced = spaced or before.endswith(" ")
         if begins and not spaced:
-            return self.found(word)
-        return self.found(word, f"{before.rstrip(' ') or ('a' if spaced else '(')}{' ' if spaced else ''}")
+            return self.found(words)
+        return self.found(words, f"{before.rstrip(' ') or ('a' if spaced else '(')}{' ' if spaced else ''}")
 
     def found(self, words: str, before: str = "") -> list[int]:
         """The tokens of words that stand behind others; what the vocabulary has no token for is an error."""

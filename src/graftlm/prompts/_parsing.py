@@ -77,6 +77,8 @@ def _closing(text: str, start: int) -> int:
 
 def _pieces(inside: str, place: int) -> list[Piece]:
     content = inside.strip()
+    if inside == " ":
+        return [Words(" ", exact=True)]
     if not content:
         raise wrong(place, "{} is empty; it holds a field, as {text}, or mask, or soft")
     if content[0] in ('"', "'"):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from graftlm.core.errors import UserError, check_whole
@@ -23,7 +23,8 @@ from graftlm.sites import Sites, Tokens
 class Prompt:
     """`act` looks up the template's virtual tokens, None where it has none; `config` is what is stored.
 
-    `ends`: for scores, the numbers that the verbalizer's words stand for, in order.
+    `ends`: for scores, the numbers that the verbalizer's words stand for, in order. `tuned`: the token that each
+    virtual one of tuned words starts as.
     """
 
     template: Template
@@ -33,6 +34,7 @@ class Prompt:
     act: Tokens | None
     config: PromptConfig
     ends: tuple[float, ...] = ()
+    tuned: Mapping[int, int] = field(default_factory=dict)
 
     def fill(self, examples: Sequence[Example], room: int) -> list[Filled]:
         """Each example in the template, of at most `room` tokens."""
@@ -79,7 +81,7 @@ def bound(
         }
     )
     filler = Filler(template, frame, soft.slots, verbalizer.masks)
-    return Prompt(template, frame, filler, verbalizer, soft.act, stored, ends)
+    return Prompt(template, frame, filler, verbalizer, soft.act, stored, ends, soft.words)
 
 
 def _check_options(config: PromptConfig, frame: Frame, scored: bool) -> None:

@@ -1,7 +1,7 @@
 """A template's virtual tokens as an act: a method's own table, or what it makes one from, in the template's places."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Generator, Tensor
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from graftlm import methods
 from graftlm.core.errors import UserError
 from graftlm.prompts._lexicon import Lexicon
-from graftlm.prompts._template import Soft, Words
+from graftlm.prompts._template import Soft
 from graftlm.sites import Param, Tokens
 
 PLACE = "template"
@@ -18,17 +18,21 @@ STARTED = ("values", "embedding")  # a method's tensors that virtual tokens begi
 
 @dataclass(frozen=True)
 class SoftPieces:
-    """The ids of each virtual piece, the act that looks them up, and the options that its stored form has."""
+    """The ids of each virtual piece, the act that looks them up, and the options that its stored form has.
+
+    `words`: the token that each id of tuned words starts as.
+    """
 
     slots: Mapping[Soft, list[int]]
     act: Tokens | None
     stored: Mapping[str, Any]
+    words: Mapping[int, int] = field(default_factory=dict)
 
 
 def soft_pieces(lexicon: Lexicon, given: Mapping[str, Any], first: int) -> SoftPieces:
     """A template's virtual pieces, behind the run's `first` virtual tokens. `given` is a method of virtual tokens."""
     template, sites = lexicon.template, lexicon.sites
-    starts = {piece: _start(piece, lexicon) for piece in template.softs}
+    starts = {piece: lexicon.placed(piece.words, piece) if piece.words else [] for piece in template.softs}
     options = {name: value for name, value in given.items() if name != "name"}
     method = str(given.get("name", ""))
     slots: dict[Soft, list[int]] = {}
@@ -56,22 +60,13 @@ def soft_pieces(lexicon: Lexicon, given: Mapping[str, Any], first: int) -> SoftP
     if any(word >= 0 for word in ids):
         act = replace(act, params=_started(act.params, ids, sites.embedding().weight, method))
     stored = methods.kept(config)
-    return SoftPieces(slots, act, {"name": stored.method, **stored.model_dump(mode="json", exclude={"length"})})
+    options = {"name": stored.method, **stored.model_dump(mode="json", exclude={"length"})}
+    said = {slot: word for piece, words in starts.items() for slot, word in zip(slots[piece], words, strict=False)}
+    return SoftPieces(slots, act, options, said)
 
 
 def _none(method: str) -> UserError:
     return UserError(f'prompt.soft = "{method}" makes no virtual tokens; prompt-tuning, ptuning and instance-prompt do')
-
-
-def _start(piece: Soft, lexicon: Lexicon) -> list[int]:
-    """The words' tokens that a piece starts from, with a space before them where the template has one."""
-    if not piece.words:
-        return []
-    pieces = lexicon.template.pieces
-    place = pieces.index(piece)
-    before = pieces[place - 1] if place else Words("")
-    spaced = isinstance(before, Words) and before.text[-1:].isspace()
-    return lexicon.found(piece.words, "a " if spaced else "")
 
 
 def _started(params: Mapping[str, Param], ids: list[int], weight: Tensor, method: str) -> dict[str, Param]:

@@ -2,7 +2,8 @@
 
 What stands in braces: a field, with filters behind colons (`{text:lower:shorten}`); `{meta.field}`; `{mask}`; virtual
 tokens (`{soft:8}`, `{soft:id=1}`, `{"soft": "It was"}`); a turn of a conversation (`{turn:user}`). `{{` and `}}` are
-braces, `‖` divides segments and `{‖}` is the sign itself. What a field is filled with is never read as a template.
+braces, `‖` divides segments and `{‖}` is the sign itself; `{ }` is one space, where a segment begins too. What a field
+is filled with is never read as a template.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,15 @@ OURS = ("mask", "soft", "turn")  # what stands in braces and is no field
 
 @dataclass(frozen=True)
 class Words:
-    """Text as it stands."""
+    """Text as it stands. `exact`: the spaces that it begins with are all that stand before it, where a segment begins
+    too."""
 
     text: str
+    exact: bool = False
 
     def __str__(self) -> str:
+        if self.exact:
+            return "{ }" + self.text[1:].translate(ESCAPED)
         return self.text.translate(ESCAPED)
 
 
@@ -145,16 +150,15 @@ class Template:
         """The virtual pieces that are different from each other, in order."""
         return tuple(dict.fromkeys(piece for piece in self.pieces if isinstance(piece, Soft)))
 
-    @property
-    def before_mask(self) -> tuple[str, bool]:
-        """The words right before the mask, "" where something else stands there, and whether the mask begins a text."""
-        place = next(place for place, piece in enumerate(self.pieces) if isinstance(piece, Mask))
+    def before(self, piece: Piece) -> tuple[str, bool]:
+        """The words right before a piece, "" where something else stands there, and whether the piece begins a text."""
+        place = self.pieces.index(piece)
         before = self.pieces[place - 1] if place else Break()
         return before.text if isinstance(before, Words) else "", isinstance(before, (Break, Turn, Soft))
 
 
 def joined(pieces: Sequence[Piece]) -> Template:
-    """A template of pieces, words that stand side by side put together."""
+    """A template of pieces, words that stand side by side put together, and exact only where a segment begins."""
     named: dict[str, Soft] = {}
     for piece in pieces:
         if isinstance(piece, Soft) and piece.name and piece.length and named.setdefault(piece.name, piece) != piece:
@@ -165,11 +169,24 @@ def joined(pieces: Sequence[Piece]) -> Template:
             piece = named.get(piece.name, replace(piece, length=1))
         if isinstance(piece, Soft) and not piece.name:
             found.append(replace(piece, number=sum(isinstance(own, Soft) for own in found) + 1))
-        elif isinstance(piece, Words) and found and isinstance(found[-1], Words):
-            found[-1] = Words(found[-1].text + piece.text)
-        elif piece != Words(""):
+        elif isinstance(piece, Words):
+            before = found[-1] if found else None
+            if isinstance(before, Words):
+                piece = _together(before, piece)
+                found.pop()
+            begins = not found or isinstance(found[-1], Break)
+            if piece.text:
+                found.append(Words(piece.text, piece.exact and begins and piece.text.startswith(" ")))
+        else:
             found.append(piece)
     return Template(tuple(found))
+
+
+def _together(first: Words, second: Words) -> Words:
+    if not second.exact:
+        return Words(first.text + second.text, first.exact)
+    kept = first.text.rstrip(" ")
+    return Words(kept + second.text, first.exact if kept else True)
 
 
 def wrong(place: int, why: str) -> UserError:

@@ -105,7 +105,9 @@ class PromptHead:
             frame, answer = self.prompts[run].frame, features.answer or [0]
             assert frame.mask is not None
             assert features.places
-            real = [token for token in features.ids[: features.places[0]] if token < self.attached.sites.vocabulary]
+            tuned = self.prompts[run].tuned
+            said = [tuned.get(token, token) for token in features.ids[: features.places[0]]]
+            real = [token for token in said if token < self.attached.sites.vocabulary]
             before = [frame.mask[1]] if frame.kind == "sentinel" else real
             found.append(Features([start, *before, *answer[:-1]], None))
             spots.append(torch.arange(len(answer)) + len(before))
