@@ -22,7 +22,7 @@ from graftlm.prompts import read
 from graftlm.recipes.template import show
 from graftlm.recipes.zero_shot import evaluate
 from graftlm.tasks import collate
-from prompts.models import rows, saved, write
+from prompts.models import WORDS, rows, saved, write
 from prompts.test_families import made
 
 SHORT = {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-2}
@@ -315,12 +315,29 @@ def test_a_filled_template_is_shown_token_by_token(base: str, tmp_path: Path, ca
         *("--max-length", "9"),
     )
     assert done == 0, err
-    assert "9 tokens of at most 9; 5 cut; 2 virtual\nthe mask is at 6\n" in out
+    assert "11 tokens of at most 11; 3 cut; 2 virtual\nthe mask is at 8\n" in out
     assert "virtual 2" in out
     done, _, err = called("template", "{text} {mask", "--model", base, "--text", "w1")
     assert (done, err[:44]) == (2, "error: template, character 8: { is not close")
     with pytest.raises(graftlm.UserError, match="max_length = 99, but"):
         show(base, PromptConfig.parse(PROMPT), Example("w1"), 99)
+
+
+@pytest.mark.parametrize("more", [{"mlm_weight": 0.1}, {"verbalizer": {"name": "likelihood", "count": 1}}])
+def test_a_templates_virtual_tokens_are_beside_max_length_and_within_the_positions(
+    more: dict[str, Any], base: str, tmp_path: Path
+) -> None:
+    def kept(template: str, length: int) -> int:
+        out = tmp_path / f"{len(template)} {length}"
+        prompt = {**PROMPT, **more, "template": template}
+        training = {**SHORT, "max_length": length}
+        graftlm.fit(model=base, data=data(tmp_path), method="lora", prompt=prompt, training=training, out=out)
+        predictor = graftlm.load(out)
+        (row,) = predictor.encode([Example("w9 " * 60)]).rows
+        return row.ids.count(WORDS.index("w9"))
+
+    assert kept("{soft:20} {text:shorten} {mask}", 10) == kept("{text:shorten} {mask}", 10) == 7
+    assert kept("{soft:20} {text:shorten} {mask}", 30) == 32 - 20 - 3
 
 
 def test_turns_are_written_by_the_chat_template(tmp_path: Path) -> None:

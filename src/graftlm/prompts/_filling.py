@@ -95,10 +95,15 @@ class Filler:
     slots: Mapping[Soft, Sequence[int]] = field(default_factory=dict)
     masks: int = 1
 
+    @property
+    def virtual(self) -> int:
+        """The virtual tokens of each filled template."""
+        return sum(len(self.slots[piece]) for piece in self.template.pieces if isinstance(piece, Soft))
+
     def fill(self, rows: Sequence[Values], room: int, *, filtered: bool = True) -> list[Filled]:
         """Each row as at most `room` tokens; only what is marked `shorten` is cut, a token of the longest at a time.
 
-        Without `filtered` a field's text stands as it is.
+        Virtual tokens count. Without `filtered` a field's text stands as it is.
         """
         plans = [self._plan(values, filtered) for values in rows]
         runs = [part for plan in plans for segment in plan for part in segment if isinstance(part, _Run)]
@@ -205,7 +210,10 @@ class Filler:
     def _too_long(self, size: int, room: int, own: Mapping[int, Sequence[int]]) -> UserError:
         fields = [str(piece) for piece in self.template.pieces if isinstance(piece, Field) and not piece.shortens]
         if not fields:
-            return UserError(f'template "{self.template}" alone has more than the {room} tokens that there is room for')
+            virtual = f", {self.virtual} virtual ones among them" if self.virtual else ""
+            return UserError(
+                f'template "{self.template}" alone has more than the {room} tokens that there is room for{virtual}'
+            )
         marked = fields[0].replace("}", ":shorten}")
         return UserError(
             f"a filled template has {size} tokens, and there is room for {room}; only fields that are marked are cut: "

@@ -23,6 +23,7 @@ from graftlm.recipes._bottom import Bottom
 from graftlm.recipes._cached import encoded
 from graftlm.recipes._language import Guesser, Speaker, guess
 from graftlm.recipes._prompt_head import PromptHead, as_rows
+from graftlm.recipes._room import row_room
 from graftlm.sites import Attached, row_keys
 from graftlm.tasks import (
     NOWHERE,
@@ -85,11 +86,11 @@ class TaskModel:
     def encode(
         self, examples: Sequence[Example], run: str, max_length: int | None = None, *, strict: bool = False
     ) -> Encoded:
-        """The examples as rows of at most `max_length` tokens, and of what the model's positions leave for text."""
+        """The examples as rows of at most `max_length` tokens, virtual ones besides, and of what positions are left."""
         limit = self.limits[run]
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
-        length = max_length or limit
+        length = row_room(max_length, limit, self.prompts[run].filler.virtual if run in self.prompts else 0)
         if isinstance(self.head, PromptHead):
             found = self.head.encode(examples, run, length)
             self._check_words(found.rows, run)

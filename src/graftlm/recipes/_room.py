@@ -18,6 +18,11 @@ def in_front(acts: Sequence[Act]) -> int:
     return sum(act.length for act in acts if isinstance(act, Tokens) and act.place == PROMPT)
 
 
+def row_room(max_length: int | None, limit: int, virtual: int) -> int:
+    """The most tokens of a row: `max_length` of text and its template's `virtual` ones, as far as `limit` allows."""
+    return limit if max_length is None else min(max_length + virtual, limit)
+
+
 def room_for(base: Base, sites: Sites, acts: Sequence[Act], run: str) -> int:
     """How many positions are left for the text; refuses a prefix or prompt that leaves fewer than 8.
 

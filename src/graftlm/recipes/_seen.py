@@ -12,7 +12,7 @@ from graftlm.core.settings import PromptConfig
 from graftlm.methods import MethodConfig, acts, attach
 from graftlm.prompts import Lexicon, Seen, Verbalizer, bound, find
 from graftlm.recipes._prompt_head import PromptHead
-from graftlm.recipes._room import in_front, room_for, virtual_of
+from graftlm.recipes._room import in_front, room_for, row_room, virtual_of
 from graftlm.tasks import Features, Problem
 from graftlm.training import sorted_batches
 
@@ -67,7 +67,8 @@ def look(
     attached = attach(base.model, method, seeds=seeds, tokenizer=base.tokenizer, missing=missing, beside=beside)
     attached.eval()
     head, virtual = PromptHead(attached, {run: own}, 0), virtual_of(attached, run)
-    rows = head.encode(examples, run, max_length or room_for(base, attached.sites, attached.acts[run], run)).rows
+    limit = room_for(base, attached.sites, attached.acts[run], run)
+    rows = head.encode(examples, run, row_room(max_length, limit, own.filler.virtual)).rows
     found = _gathered(head, run, rows, virtual, base.pad_id, size)
     attached.detach()
     width = found.shape[1] - sites.words

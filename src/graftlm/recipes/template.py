@@ -9,6 +9,7 @@ from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig, PromptConfig
 from graftlm.prompts import Filled, Filler, Token, filler_of, parse, value_of
 from graftlm.recipes._prompt_head import asking_for
+from graftlm.recipes._room import row_room
 from graftlm.sites import Sites
 
 
@@ -28,15 +29,15 @@ def examples_of(data: DataConfig, prompt: PromptConfig, task: str, split: str) -
 
 
 def show(model: str, prompt: PromptConfig, example: Example, max_length: int | None = None) -> Shown:
-    """The template filled with an example, as a model takes it in at most `max_length` tokens."""
+    """The template filled with an example, as a model takes it in at most `max_length` tokens beside virtual ones."""
     source = resolve(model)
     tokenizer = load_tokenizer(source)
     sites = Sites(blank(source, "own"), tokenizer)
     filler = filler_of(prompt, tokenizer, sites)
     most = min(int(tokenizer.model_max_length), sites.positions or 1 << 20, 1 << 20)
-    room = max_length or most
-    if room > most:
-        raise UserError(f"max_length = {room}, but {model} has {most} positions")
+    if max_length is not None and max_length > most:
+        raise UserError(f"max_length = {max_length}, but {model} has {most} positions")
+    room = row_room(max_length, most, filler.virtual)
     values = {name: value_of(example, name, prompt.aliases) for name in filler.template.fields}
     filled = filler.fill([values], room)[0]
     rows: list[list[str]] = []
