@@ -9,7 +9,11 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 import graftlm
 import tiny
@@ -65,6 +69,9 @@ CONFIGS = [
     (lora(init_lora_weights="pissa", use_dora=True), "changes the base's own weights"),
     (lora(trainable_token_indices=[3]), "trainable_token_indices"),
     (peft.LoHaConfig(task_type="SEQ_CLS", target_modules=["query"]), 'no peft_type that can be read "LOHA"'),
+    (peft.OFTConfig(task_type="SEQ_CLS", target_modules=["query"], oft_block_size=4), 'can be read "OFT"; there is'),
+    (peft.PromptTuningConfig(task_type="TOKEN_CLS", num_virtual_tokens=3), "move the places that tagging reads"),
+    (peft.PromptEncoderConfig(task_type="TOKEN_CLS", num_virtual_tokens=3), "tokens move the places that tagging"),
     (peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["query"]), "FEATURE_EXTRACTION, and a run is for"),
 ]
 
@@ -83,6 +90,22 @@ def test_the_heads_kind_and_the_task_must_agree(written: Callable[[peft.PeftConf
     )
 
 
+@pytest.mark.parametrize(
+    ("family", "kind", "load", "targets", "said"),
+    [
+        ("llama", "QUESTION_ANS", AutoModelForQuestionAnswering, ["q_proj"], "of llama that PEFT has for spans"),
+        ("t5", "TOKEN_CLS", AutoModelForTokenClassification, ["q"], "of t5 that PEFT has for tagging"),
+    ],
+)
+def test_a_class_that_is_not_known_is_refused_before_its_layers_are_looked_for(
+    family: str, kind: str, load: Any, targets: list[str], said: str, tmp_path: Path
+) -> None:
+    base = load.from_pretrained(saved(tiny.model(family), tmp_path / "base"))
+    config = peft.LoraConfig(task_type=kind, target_modules=targets)
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "theirs")
+    refused(tmp_path / "theirs", f"the class {said} is not known here; train it anew")
+
+
 def without(*ends: str) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {key: tensor for key, tensor in tensors.items() if not key.endswith(ends)}
 
@@ -95,6 +118,11 @@ FILES: list[tuple[dict[str, Any], Callable[[Tensors], Tensors] | None, str]] = [
     ({}, without("0.attention.self.query.lora_B.weight"), "layer.0.attention.self.query lacks its up half"),
     ({}, without("query.lora_A.weight", "query.lora_B.weight"), "holds no lora_A and lora_B"),
     ({}, without("classifier.weight"), r"holds no classifier\.weight, without which it decides nothing"),
+    (
+        {"task_type": None},
+        without("classifier.weight", "classifier.bias"),
+        "no head at all; if it is for a model with an LM head, name --task generation",
+    ),
     ({}, without("classifier.bias"), r"lacks classifier\.bias"),
     ({}, lambda t: t | {"x.y": torch.ones(2)}, r"holds x\.y, trained anew"),
     (

@@ -81,6 +81,16 @@ def prompts(family: str, kind: str) -> peft.PeftConfig:
     return peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
 
 
+class Lines(Silent):
+    """What a job says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.said.append(text)
+
+
 def plain(base: str) -> nn.Module:
     names = {0: "a", 1: "b"}
     return AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, id2label=names).eval()
@@ -132,14 +142,19 @@ def check(
     ("kind", "task", "labels", "outputs"),
     [("TOKEN_CLS", "tagging", ("B-x", "I-x", "O"), 3), ("QUESTION_ANS", "spans", (), 2)],
 )
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [("bert", "lora"), ("roberta", "lora"), ("distilbert", "lora"), ("bert", "prefix"), ("gpt2", "prefix")],
+)
 def test_a_head_of_tokens_is_read_and_written_with_the_same_logits(
-    family: str, kind: str, task: str, labels: tuple[str, ...], outputs: int, tmp_path: Path
+    family: str, method: str, kind: str, task: str, labels: tuple[str, ...], outputs: int, tmp_path: Path
 ) -> None:
     base = saved(tiny.model(family), tmp_path / "base")
     make = {"tagging": AutoModelForTokenClassification, "spans": AutoModelForQuestionAnswering}[task]
     targets = [*PAIRS[family], "lin1" if family == "distilbert" else "dense"]
-    config = peft.LoraConfig(task_type=kind, r=3, target_modules=targets)
+    config: Any = peft.LoraConfig(task_type=kind, r=3, target_modules=targets)
+    if method == "prefix":
+        config = peft.PrefixTuningConfig(task_type=kind, num_virtual_tokens=3)
     torch.manual_seed(0)
     theirs = shaken(peft.get_peft_model(make.from_pretrained(base, num_labels=outputs), config))
     theirs.save_pretrained(tmp_path / "theirs")
@@ -328,6 +343,19 @@ def test_lora_on_the_lm_head_is_read(family: str, targets: list[str], tmp_path: 
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def test_ia3_on_the_lm_head_is_read(tmp_path: Path) -> None:
+    """PEFT stores the base's LM head beside it."""
+    base = saved(tiny.model("llama", lm=True), tmp_path / "base")
+    config = peft.IA3Config(task_type="CAUSAL_LM", target_modules=["lm_head", "k_proj"], feedforward_modules=[])
+    theirs = shaken(peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    run = graftlm.import_peft(tmp_path / "theirs", tmp_path / "run", options=GENERATION)
+    found = graftlm.load(run).model.forward({"run": [Features([4, 9, 5, 7], None, answer=[20, 31, 2])]})[0]
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor([[4, 9, 5, 7, 20, 31]])).logits[0, -3:]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def plainly(model: Any, rows: list[list[int]]) -> list[Tensor]:
     """PEFT's logits at each row's own tokens, one row at a time."""
     with torch.no_grad():
@@ -387,6 +415,23 @@ def test_ia3_is_read_and_written_with_the_same_logits(family: str, tmp_path: Pat
 @pytest.mark.parametrize(("kind", "name"), [("prompt", "prompt-tuning"), ("p-tuning", "ptuning"), ("prefix", "prefix")])
 def test_prompts_and_prefixes_are_read_and_written(family: str, kind: str, name: str, tmp_path: Path) -> None:
     check(family, prompts(family, kind), tmp_path, {"name": name, "length": 3})
+
+
+def test_where_a_prefix_leaves_the_window_is_said_at_import_and_at_export(tmp_path: Path) -> None:
+    base = saved(tiny.model("mistral", lm=True), tmp_path / "base")  # its window is 4
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    theirs = shaken(peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    lines = Lines()
+    run = graftlm.import_peft(tmp_path / "theirs", tmp_path / "run", options=GENERATION, reporter=lines)
+    graftlm.export_peft(run, tmp_path / "again", lines)
+    said = "mistral looks back over 4 tokens at most: in PEFT a text's first 2 see the whole prefix of 2, here every"
+    assert [line.startswith(said) for line in lines.said].count(True) == 2
+    row = [4, 9, 5, 7]
+    found = graftlm.load(run).model.forward({"run": [Features(row[:1], None, answer=[*row[1:], 2])]})[0]
+    with torch.no_grad():
+        different = (theirs(input_ids=torch.tensor([row])).logits[0] - found).abs().amax(-1) > 1e-5
+    assert different.tolist() == [False, False, True, True]
 
 
 def attached(model: nn.Module, folder: Path) -> Attached:

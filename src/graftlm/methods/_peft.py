@@ -10,18 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from graftlm.core.errors import UserError, unknown
+from graftlm.core.errors import UserError
 from graftlm.methods._method import MethodConfig, module_of
-from graftlm.methods._peft_body import check_body
+from graftlm.methods._peft_body import METHODS, check_body
 from graftlm.sites import Sites, Tensors
 
-METHODS = {
-    "LORA": "lora",
-    "IA3": "ia3",
-    "PROMPT_TUNING": "prompt-tuning",
-    "P_TUNING": "ptuning",
-    "PREFIX_TUNING": "prefix",
-}
 WHOLE = "base_model.model."  # before a parameter's path in the files of methods on layers
 PROMPTED = "base_model."  # and in those of prompt types
 
@@ -40,13 +33,15 @@ class PeftForm:
     """One adapter in PEFT's words.
 
     `body` is `adapter_config.json`, keys that are not PEFT's defaults only. `write` makes PEFT's tensors of ours,
-    `read` ours of PEFT's, and refuses what `write` could not have made. `head` stands before a head's paths.
+    `read` ours of PEFT's, and refuses what `write` could not have made. `head` stands before a head's paths. `notes`
+    are lines on what PEFT makes of it, for its user.
     """
 
     body: Mapping[str, Any]
     write: Callable[[Tensors], dict[str, Tensor]]
     read: Callable[[Tensors], dict[str, Tensor]]
     head: str = WHOLE
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,10 +79,7 @@ def from_peft(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs
     from graftlm.methods._method import PACKAGE
 
     check_body(body)
-    kind = str(body["peft_type"])
-    if kind not in METHODS:
-        raise unknown("peft_type that can be read", kind, METHODS)
-    words: PeftWords = registry.load(PACKAGE, "method", METHODS[kind]).PEFT
+    words: PeftWords = registry.load(PACKAGE, "method", METHODS[body["peft_type"]]).PEFT
     assert words.read is not None
     return words.read(body, tensors, sites)
 
@@ -119,6 +111,11 @@ def heed(
         if value != harmless[key]:
             unread.append(f"{key} = {str(value)[:40]}")
     return (f"not kept, since no result depends on it: {', '.join(unread)}",) if unread else ()
+
+
+def base_path(key: str) -> str:
+    """The path in the base of a parameter of its own, in a file of methods on layers, whose layers PEFT wraps."""
+    return key.removeprefix(WHOLE).replace(".base_layer.", ".")
 
 
 def relative(path: str, sites: Sites) -> str:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from graftlm.core.config import Config
-from graftlm.core.errors import UserError
+from graftlm.core.errors import UserError, unknown
+
+METHODS = {  # PEFT's types that are read, and whose words they are
+    "LORA": "lora",
+    "IA3": "ia3",
+    "PROMPT_TUNING": "prompt-tuning",
+    "P_TUNING": "ptuning",
+    "PREFIX_TUNING": "prefix",
+}
 
 
 def _regex(text: str) -> str:
@@ -51,7 +59,12 @@ class PeftBody(Config):
 
 
 def check_body(body: Mapping[str, Any]) -> None:
-    """Refuses a config with a value of another kind than PEFT writes, by its key."""
+    """Refuses a config of a type that is not read, then one with a value of another kind than PEFT writes, by its key.
+
+    Other types' keys may hold what these types' may not: `r` is 0 where OFT does not use it.
+    """
+    if isinstance(kind := body.get("peft_type"), str) and kind not in METHODS:
+        raise unknown("peft_type that can be read", kind, METHODS)
     try:
         PeftBody.parse(body)
     except UserError as error:

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import acts, parse
-from graftlm.methods._peft import WHOLE, PeftForm, PeftWords, Theirs, heed, placed
+from graftlm.methods._peft import WHOLE, PeftForm, PeftWords, Theirs, base_path, heed, placed
 from graftlm.methods._peft_targets import as_targeted, named, words
 from graftlm.sites import Branch, Sites, Tensors
 
@@ -102,7 +102,7 @@ def read(body: Mapping[str, Any], tensors: Tensors, sites: Sites) -> Theirs:
     """An IA3 adapter; the layers of its `feedforward_modules` are those whose input ours scales."""
     notes = heed(body, READ, HARMLESS, {})
     found = {key.removeprefix(WHOLE).removesuffix(END): value for key, value in tensors.items() if key.endswith(END)}
-    rest = {key.removeprefix(WHOLE): value for key, value in tensors.items() if not key.endswith(END)}
+    rest = {base_path(key): value for key, value in tensors.items() if not key.endswith(END)}
     if not found:
         raise UserError("the adapter's file holds no ia3_l")
     as_targeted(body, found, sites)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graftlm.core.errors import UserError
 from graftlm.methods._method import UNION, acts, kept, parse
-from graftlm.methods._peft import WHOLE, Theirs, heed, placed
+from graftlm.methods._peft import Theirs, base_path, heed, placed
 from graftlm.methods._peft_biases import base_bias, biases_of, changes
 from graftlm.methods._peft_starts import STARTS, beyond_start
 from graftlm.methods._peft_targets import as_targeted, words
@@ -141,7 +141,7 @@ def _sorted_out(tensors: Tensors) -> tuple[dict[str, dict[str, Tensor]], dict[st
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
         if match is None:
-            rest[key.removeprefix(WHOLE).replace(".base_layer.", ".")] = tensor
+            rest[base_path(key)] = tensor
             continue
         name = next(name for name in ("down", "up", "magnitude", "bias") if match[name])
         found.setdefault(match["path"], {})[name] = tensor

@@ -8,6 +8,7 @@ keeps 2 L rows by default, and puts the first L in front of the encoder's text; 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -56,7 +57,20 @@ def prefix_form(config: Any, sites: Sites) -> PeftForm:
     (act,) = acts(config, sites)
     assert isinstance(act, Past)
     one, layers = act.attentions[0], len(act.attentions)
-    return _form("PREFIX_TUNING", f"{act.place}.values", (act.length, one.heads * one.head_width, 1, one.heads, layers))
+    shape = (act.length, one.heads * one.head_width, 1, one.heads, layers)
+    return replace(_form("PREFIX_TUNING", f"{act.place}.values", shape), notes=_leaving(act.length, sites))
+
+
+def _leaving(length: int, sites: Sites) -> tuple[str, ...]:
+    """A line where attention slides: PEFT's prefix is in the cache and leaves the window."""
+    text = sites.config.get_text_config()
+    window, kinds = getattr(text, "sliding_window", None), getattr(text, "layer_types", None)
+    if window is None or (kinds is not None and "sliding_attention" not in kinds):
+        return ()
+    return (
+        f"{sites.family} looks back over {window} tokens at most: in PEFT a text's first {max(0, window - length)} see "
+        f"the whole prefix of {length}, here every token does, so the results of longer texts differ",
+    )
 
 
 def _shifted(config: Any) -> None:
@@ -124,7 +138,9 @@ def _read(method: str, options: dict[str, Any], body: Mapping[str, Any], tensors
     if isinstance(act, Past) and body.get("num_attention_heads") not in (None, act.attentions[0].heads):
         found = body["num_attention_heads"]
         raise UserError(f"num_attention_heads = {found}; this {sites.family} model has {act.attentions[0].heads}")
-    if isinstance(act, Tokens):
+    if isinstance(act, Past):
+        notes += _leaving(act.length, sites)
+    else:
         values = values / sites.embedding_scale
     rest = {name.removeprefix(PROMPTED): value for name, value in tensors.items() if name != STORED}
     return Theirs(config, {f"{act.place}.values": values}, rest, notes)

@@ -1,5 +1,6 @@
 """A run whole in PEFT's words: its method's form, and its head's layers under the names that PEFT saves them by."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,12 +10,13 @@ from graftlm.core.settings import HeadConfig
 from graftlm.methods import WHOLE, MethodConfig, NoWordsError, PeftForm, kept, peft_form
 from graftlm.recipes._model import TaskModel
 from graftlm.recipes._prompt_head import PromptHead
-from graftlm.sites import Branch, Sites, Tensors, Tokens
+from graftlm.sites import Act, Branch, Sites, Tensors, Tokens
 from graftlm.tasks import LanguageHead, SequenceHead, head_keys
 
-# Modules whose names end so are saved by PEFT for SEQ_CLS, unasked. They are named for methods on layers all the same,
-# as PEFT does and vLLM asks, but not for prompt types, where older releases do not know the key.
-SAVED_ANYHOW = ("classifier", "score")
+# Modules whose names end so are saved by PEFT for SEQ_CLS and TOKEN_CLS, the last for QUESTION_ANS, unasked. They are
+# named for methods on layers all the same, as PEFT does and vLLM asks, but not for prompt types, where older releases
+# do not know the key.
+SAVED_ANYHOW = ("classifier", "score", "qa_outputs")
 TOKEN_TYPES = {"tagging": "TOKEN_CLS", "spelling": "TOKEN_CLS", "spans": "QUESTION_ANS"}
 
 
@@ -47,7 +49,7 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "ru
             raise NoWordsError("PEFT has no words for virtual tokens in a template")
         kind, paths = "SEQ_2_SEQ_LM" if sites.encoder_decoder else "CAUSAL_LM", {}
     else:
-        kind, paths = _token_paths(form, model)
+        kind, paths = _token_paths(model, run)
     keys = {name: f"{form.head}{path}" for name, path in paths.items()}
     ours = {theirs: name for name, theirs in keys.items()}
     body = {**form.body, "task_type": kind, "base_model_name_or_path": model.base.source.path}
@@ -77,18 +79,25 @@ def _prompted(head: PromptHead, run: str) -> str:
     return kinds[prompt.frame.kind]
 
 
-def _token_paths(form: PeftForm, model: TaskModel) -> tuple[str, dict[str, str]]:
+def _token_paths(model: TaskModel, run: str) -> tuple[str, dict[str, str]]:
     """PEFT's task type for a head of tokens, and the parameter names in the family's class for it."""
     sites, name = model.attached.sites, model.problem.task
     if name not in TOKEN_TYPES:
         raise NoWordsError(f"PEFT has no words for the head of {name}; it has them for {' and '.join(TOKEN_TYPES)}")
-    if form.head != WHOLE:
-        raise NoWordsError(f"PEFT's virtual tokens move the places that {name} reads; a method on layers can be said")
+    if prompted(model.attached.acts[run]):
+        raise NoWordsError(
+            f"PEFT's virtual tokens move the places that {name} reads; a prefix or a method on layers can be said"
+        )
     kind = TOKEN_TYPES[name]
     layer = sites.head and (sites.head.tagger if kind == "TOKEN_CLS" else sites.head.answerer)
     if not layer:
-        raise NoWordsError(f'the class of "{sites.family}" that PEFT has for {kind} is not one layer on the model')
+        raise NoWordsError(f'the class of "{sites.family}" that PEFT has for {kind} is not known here')
     return kind, token_keys(layer)
+
+
+def prompted(acts: Sequence[Act]) -> bool:
+    """Whether virtual tokens stand before the text."""
+    return any(isinstance(act, Tokens) for act in acts)
 
 
 def token_keys(layer: str) -> dict[str, str]:
@@ -113,10 +122,10 @@ def _sayable(model: TaskModel, head: HeadConfig, run: str) -> None:
             f"PEFT trains {dense} whole or through a method, not both; this base lacks it, so a run trains it whole: "
             "name the method's sites without it"
         )
-    prompted = any(isinstance(act, Tokens) for act in model.attached.acts[run])
-    if prompted and sites.encoder_decoder:
+    tokens = prompted(model.attached.acts[run])
+    if tokens and sites.encoder_decoder:
         raise NoWordsError(f"PEFT's prompts are not taken by the classifier of {sites.family}; those of generation are")
-    if prompted and sites.head.pool != "last" and head.pooling == "default":
+    if tokens and sites.head.pool != "last" and head.pooling == "default":
         raise NoWordsError(
             f"PEFT counts a prompt's virtual tokens when {sites.family}'s head pools (the {sites.head.pool} token), "
             "ours does not; train with head.pooling = virtual for a run that PEFT can read"

@@ -52,6 +52,8 @@ def export_peft(run: str | Path, to: str | Path, reporter: Reporter | None = Non
         raise UserError(f"{lost[0]} does not come back from PEFT's form as it was; nothing is written")
     named = card.labels if model.head.outputs == len(card.labels) else ()
     save_peft(target, form, tensors, _readme(card.model, card.task, named))
+    for note in form.notes:
+        reporter.line(note)
     found = tuple(vllm_obstacles(form.body))
     for line in found:
         reporter.line(f"vLLM: {line}")

@@ -14,9 +14,8 @@ from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._building import build
 from graftlm.recipes._model import TaskModel
-from graftlm.recipes._peft import method_form, run_form, token_keys
+from graftlm.recipes._peft import method_form, prompted, run_form, token_keys
 from graftlm.recipes.predict import RUN
-from graftlm.sites import Tokens
 from graftlm.tasks import SequenceHead, head_keys
 
 LANGUAGE = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -54,6 +53,8 @@ def import_peft(
     body, tensors = load_peft(source)
     speaks = _speaks(body, task, source)
     base = load_base(_model(body, model, source), head="lm" if speaks else None)
+    if not speaks:
+        _layer(base, task or _usual(body.get("task_type")))  # a class that is not known may name every layer otherwise
     theirs = methods.from_peft(body, tensors, base.sites())
     for note in theirs.notes:
         reporter.line(note)
@@ -64,7 +65,7 @@ def import_peft(
         raise UserError(f"labels = {', '.join(labels)}, but generation has none")
     problem = tasks.parse(options or {}, task, chosen)
     form = method_form(theirs.config, base.sites())
-    head = HeadConfig() if speaks else HeadConfig(pooling=_pooling(theirs.config, base))
+    head = HeadConfig() if speaks else HeadConfig(pooling=_pooling(theirs.config, base, task))
     built = build(base, {RUN: theirs.config}, head, problem, {RUN: 0})
     keys = {} if speaks else _head_keys(built, theirs.rest)
     _only(theirs.rest, keys, built, reporter)
@@ -108,15 +109,21 @@ def _decides(
     theirs: methods.Theirs, base: Base, kind: str | None, task: str | None, labels: Sequence[str], reporter: Reporter
 ) -> tuple[str, tuple[str, ...]]:
     """The task of a folder with a head, and its labels."""
-    first = TASKS.get(kind or "", TASKS["SEQ_CLS"])[0]
+    first = _usual(kind)
     layer = _layer(base, task or first)
     name = f"{layer}.weight"
     if name not in theirs.rest:
         held = ", ".join(sorted(theirs.rest)[:3]) or "no head at all"
-        raise UserError(f"the adapter's file holds no {name}, without which it decides nothing; it holds {held}")
+        other = "" if kind or task or theirs.rest else "; if it is for a model with an LM head, name --task generation"
+        raise UserError(f"the adapter's file holds no {name}, without which it decides nothing; it holds {held}{other}")
     outputs = int(theirs.rest[name].shape[0])
     task = task or ("regression" if outputs == 1 and first == "classification" else first)
     return task, _labels(task, labels, outputs, reporter)
+
+
+def _usual(kind: str | None) -> str:
+    """The task of a folder that says no other."""
+    return TASKS.get(kind or "", TASKS["SEQ_CLS"])[0]
 
 
 def _model(body: Mapping[str, Any], model: str | None, source: Path) -> str:
@@ -133,7 +140,10 @@ def _layer(base: Base, task: str) -> str:
         raise UserError(f'the architecture "{base.sites().family}" has no table, so its classifier is not known')
     layer = {"tagging": family.tagger, "spans": family.answerer}.get(task, family.classifier)
     if layer is None:
-        raise UserError(f"the class of {base.sites().family} that PEFT has for {task} is not one layer on the model")
+        raise UserError(
+            f"the class of {base.sites().family} that PEFT has for {task} is not known here; train it anew with "
+            "graftlm fit"
+        )
     return layer
 
 
@@ -159,11 +169,14 @@ def _labels(task: str, labels: Sequence[str], outputs: int, reporter: Reporter) 
     return tuple(labels)
 
 
-def _pooling(method: methods.MethodConfig, base: Base) -> Any:
+def _pooling(method: methods.MethodConfig, base: Base, task: str) -> Any:
     """PEFT counts a prompt's virtual tokens when a head pools, which shows unless it takes the last one."""
     sites = base.sites()
-    prompted = any(isinstance(act, Tokens) for act in methods.acts(method, sites))
-    return "virtual" if prompted and sites.head is not None and sites.head.pool != "last" else "default"
+    if not prompted(methods.acts(method, sites)):
+        return "default"
+    if task in ("tagging", "spans"):
+        raise UserError(f"virtual tokens move the places that {task} reads, in PEFT; a run has no such")
+    return "virtual" if sites.head is not None and sites.head.pool != "last" else "default"
 
 
 def _head_keys(model: TaskModel, rest: Mapping[str, Tensor]) -> Mapping[str, str]:
@@ -172,8 +185,6 @@ def _head_keys(model: TaskModel, rest: Mapping[str, Tensor]) -> Mapping[str, str
     assert sites.head is not None
     if isinstance(model.head, SequenceHead):
         keys = head_keys(model.head, sites.head, sites.class_prefix)
-    elif any(isinstance(act, Tokens) for act in model.attached.acts[RUN]):
-        raise UserError(f"virtual tokens move the places that {model.problem.task} reads, in PEFT; a run has no such")
     else:
         keys = token_keys(_layer(model.base, model.problem.task))
     missing = [path for path in keys.values() if path not in rest]
