@@ -133,13 +133,26 @@ SPOKEN = [
         for family in ("bert", "roberta", "distilbert", "electra", "albert", "gpt2", "gpt-neox", "opt")
     ),
 ]
+PREFIXED = [("bert", "tagging"), ("gpt2", "spans")]
 
 
-@pytest.mark.parametrize(("family", "task"), SPOKEN)
-def test_peft_reads_a_head_of_tokens_and_gives_the_same_logits(family: str, task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "task", "method"),
+    [(*case, "lora") for case in SPOKEN] + [(*case, name) for case in PREFIXED for name in ("prefix", "ptuning-v2")],
+)
+def test_peft_reads_a_head_of_tokens_and_gives_the_same_logits(
+    family: str, task: str, method: str, tmp_path: Path
+) -> None:
     model = saved(tiny.model(family, pad_token_id=0), tmp_path / "base")
     data = {"path": write(tmp_path / "rows.jsonl", ROWS[task](30)), "split": {"train": 0.6, "validation": 0.4}}
-    graftlm.fit(model=model, task=task, data=data, method=METHODS["lora"], out=tmp_path / "run", training=SHORT)
+    graftlm.fit(
+        model=model,
+        task=task,
+        data=data,
+        method=METHODS.get(method, {"name": method, "length": 3}),
+        out=tmp_path / "run",
+        training=SHORT,
+    )
     graftlm.export_peft(tmp_path / "run", tmp_path / "exported")
     predictor = graftlm.load(tmp_path / "run")
     assert predictor.card.layout == "peft"
