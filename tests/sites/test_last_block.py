@@ -22,9 +22,10 @@ METHODS["dropped"] = parse("lora", {"rank": 2, "alpha": 4, "sites": "all-linear"
 RUNS: dict[str, Sequence[str]] = {
     "many": ("dropped", "lora-all-linear", "ia3", "prefix-mlp", "prompt", "bitfit"),
     "by-token": ("lora-dora", "lora-embedding", "ptuning-v2", "instance-prompt", "head"),
+    "spans": ("pfeiffer", "houlsby", "parallel", "mam", "lora"),
     "in-place": ("full",),
 }
-WHOLE = ("pfeiffer", "houlsby", "unipelt", "mam", "union-gated")  # both ends of a span, or a gate, need all of a text
+WHOLE = ("unipelt", "union-gated")  # a gate there needs all of a text
 
 
 def made(family: str, methods: Sequence[str], **overrides: Any) -> Attached:

@@ -17,12 +17,12 @@ from graftlm.sites._router import Router
 from graftlm.sites._sites import Sites
 from graftlm.sites._table import Fused
 
-PARTS = (  # the roles where a part begins, and the one where it ends
-    (("attention.query",), "attention.query"),
-    (("attention.output",), "attention.output"),
-    (("cross.query",), "cross.query"),
-    (("cross.output",), "cross.output"),
-    (("feedforward.input", "feedforward.gate"), "feedforward.output"),
+PARTS = (  # the roles where a part begins, and the span with whose end it ends, or None where it is one layer
+    (("attention.query",), None),
+    (("attention.output",), "span.attention"),
+    (("cross.query",), None),
+    (("cross.output",), "span.cross"),
+    (("feedforward.input", "feedforward.gate"), "span.feedforward"),
 )
 
 
@@ -73,13 +73,14 @@ def _parts(sites: Sites) -> list[tuple[set[str], str]]:
     """The paths of the layers where each part of the last block begins, and of the one where it ends."""
     if sites.table is None or any(stack.calls for stack in sites.table.stacks.values()):
         return []
-    block, layers = _last(sites), list(sites.table.stacks.values())[-1].layer
-    modules = {role: path.module if isinstance(path, Fused) else path for role, path in layers.items()}
+    block, stack = _last(sites), list(sites.table.stacks.values())[-1]
+    modules = {role: path.module if isinstance(path, Fused) else path for role, path in stack.layer.items()}
     found: list[tuple[set[str], str]] = []
-    for begin, end in PARTS:
+    for begin, span in PARTS:
         first = {modules[role] for role in begin if role in modules}
         if {role for role, module in modules.items() if module in first}.issubset(begin) and first:
-            found.append(({f"{block}.{path}" for path in first}, f"{block}.{modules[end]}"))
+            end = stack.spans[span].exit if span else modules[begin[0]]
+            found.append(({f"{block}.{path}" for path in first}, f"{block}.{end}"))
     return found
 
 
@@ -89,8 +90,7 @@ def _last(sites: Sites) -> str:
 
 
 def _whole(act: Act, sites: Sites) -> bool:
-    """Whether an act needs all of a text in the last block: what a gate reads there, or both ends of a span."""
+    """Whether an act needs all of a text in the last block, as a gate there does."""
     if isinstance(act, Branch):
-        inside = act.site.module.startswith(f"{_last(sites)}.")
-        return inside and (act.site.span is not None or bool(act.whole_text))
+        return bool(act.whole_text) and act.site.module.startswith(f"{_last(sites)}.")
     return isinstance(act, Past) and bool(act.whole_text)

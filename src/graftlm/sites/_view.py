@@ -59,10 +59,16 @@ class View:
     def _by_run(self, x: Tensor) -> Tensor:
         return by_run(x, self.chunk, self.router)
 
+    def _kept(self, kept: Kept) -> Tensor:
+        """What a span's entry has kept, at the one place that its exit is computed at, where it is one."""
+        assert kept.value is not None, "a span's exit ran before its entry"
+        place = self.router.place
+        return place.take(kept.value) if place is not None and place.fits(kept.value) else kept.value
+
     @property
     def x(self) -> Tensor:
         """The layer's input, or what goes into the span: (n r d_in)."""
-        return self._by_run(self.input if self.ends is None else _kept(self.ends.entry))
+        return self._by_run(self.input if self.ends is None else self._kept(self.ends.entry))
 
     @property
     def frozen(self) -> Tensor:
@@ -73,7 +79,7 @@ class View:
     def residual(self) -> Tensor:
         """What is added to a span's output: (n r d)."""
         assert self.ends is not None
-        return self._by_run(_kept(self.ends.residual))
+        return self._by_run(self._kept(self.ends.residual))
 
     def norm(self, h: Tensor) -> Tensor:
         """The frozen norm that follows a span's addition, (n r d) -> (n r d); the identity in a pre-norm model."""
@@ -155,11 +161,6 @@ class View:
 def by_run(x: Tensor, chunk: Chunk, router: "Router") -> Tensor:
     """A chunk's rows of x, which a layer may have been given flattened, as (n r d)."""
     return chunk.by_run(x if chunk.whole else chunk.rows(router.by_example(x)))
-
-
-def _kept(kept: Kept) -> Tensor:
-    assert kept.value is not None, "a span's exit ran before its entry"
-    return kept.value
 
 
 def rms_normalised(x: Tensor, module: nn.Module) -> Tensor:
