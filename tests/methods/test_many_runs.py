@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graftlm.core.settings import TrainingConfig
 from graftlm.methods import MethodConfig, attach
 from graftlm.methods.adapter import AdapterConfig
 from graftlm.methods.bitfit import BitfitConfig
@@ -21,6 +22,7 @@ from graftlm.methods.ptuning_v2 import PtuningV2Config
 from graftlm.methods.union import UnionConfig
 from graftlm.methods.unipelt import UnipeltConfig
 from graftlm.sites import Attached, row_keys
+from graftlm.training._optim import optimizer, optimizers
 from tiny import (
     BIASLESS,
     HOULSBY,
@@ -181,7 +183,10 @@ def losses(attached: Attached, runs: Sequence[str], step: int) -> dict[str, Tens
 class Training:
     """Some runs over one base, each with an optimizer, a schedule, a clipping and a seed of its own."""
 
-    def __init__(self, base: nn.Module, configs: Mapping[str, MethodConfig], among: Sequence[str]):
+    def __init__(
+        self, base: nn.Module, configs: Mapping[str, MethodConfig], among: Sequence[str], named: str | None = None
+    ):
+        self.named = named
         self.attached = attach(base, configs, seeds={run: 10 + among.index(run) for run in configs}).train()
         self.optimizers = {run: self._optimizer(run, among.index(run)) for run in configs}
         self.schedules = {
@@ -192,16 +197,19 @@ class Training:
 
     def _optimizer(self, run: str, index: int) -> torch.optim.Optimizer:
         own, rate = self.attached.parameters_of(run).values(), 1e-3 * (1 + index % 3)
+        if self.named is not None:
+            config = TrainingConfig(optimizer=self.named, weight_decay=0.1)
+            return optimizer(self.attached.parameters_of(run), config, rate, rate)
         if index % 4 == 3:
             return torch.optim.SGD(own, lr=30 * rate, momentum=0.9)
         return torch.optim.AdamW(own, lr=rate, weight_decay=0.1 * (index % 2))
 
     def step(self, step: int) -> None:
         self.backward(step)
-        for run, optimizer in self.optimizers.items():
+        for run, own in self.optimizers.items():
             nn.utils.clip_grad_norm_(self.attached.parameters_of(run).values(), self.clips[run])
-            optimizer.step()
-            optimizer.zero_grad()
+            own.step()
+            own.zero_grad()
             self.schedules[run].step()
 
     def backward(self, step: int) -> None:
@@ -232,6 +240,29 @@ def test_trainings_in_one_batch_end_where_separate_ones_end(family: str, every: 
         for name, wanted in separate.tensors(run).items():
             assert torch.allclose(found[name], wanted, atol=1e-9, rtol=0), (run, name)
         assert any(not torch.allclose(found[name], value, atol=1e-3) for name, value in before[run].items())
+        separate.attached.detach()
+
+
+SIZES = ("lora-2", "lora-4", "pfeiffer-4", "pfeiffer-2", "prefix-2", "prefix-4", "prompt-2", "prompt-5", "unipelt-3")
+MATRICES = ("lora-2", "lora-4", "prompt-2", "prompt-5")  # all that Muon takes
+
+
+@pytest.mark.parametrize("named", optimizers())
+def test_every_optimizer_trains_runs_of_different_sizes_in_one_batch_as_alone(named: str) -> None:
+    configs = {run: RUNS[run] for run in (MATRICES if named == "muon" else SIZES)}
+    together = Training(model("bert", dtype=torch.float64), configs, list(configs), named)
+    before = {run: together.tensors(run) for run in configs}
+    for step in range(2):
+        together.step(step)
+    base = model("bert", dtype=torch.float64)
+    for run, config in configs.items():
+        separate = Training(base, {run: config}, list(configs), named)
+        for step in range(2):
+            separate.step(step)
+        found = together.tensors(run)
+        for name, wanted in separate.tensors(run).items():
+            assert torch.allclose(found[name], wanted, atol=1e-9, rtol=0), (run, name)
+        assert any(not torch.equal(found[name], value) for name, value in before[run].items())
         separate.attached.detach()
 
 

@@ -70,11 +70,11 @@ def _runs(out: Path) -> dict[str, Any]:
     return found
 
 
-def _ends_as_alone(world: Path, out: Path, names: list[str], steps: int, patch: pytest.MonkeyPatch) -> None:
+def _ends_as_alone(world: Path, out: Path, own: list[Any], steps: int, patch: pytest.MonkeyPatch) -> None:
     """In fp64 every stored tensor is the same to 1e-9, whatever the neighbours and whenever a run joins them."""
     for recipe in (comparing, planning, fitting):
         patch.setattr(recipe, "load_base", _exact)
-    methods = [_method(name, {**OWN[place % len(OWN)]} or None) for place, name in enumerate(names)]
+    methods = [method | {"training": OWN[place % len(OWN)]} for place, method in enumerate(own)]
     graftlm.compare(**_options(world, out / "c", methods, max_steps=steps))
     groups = read_json(out / "c/plan.json", "plan")["groups"]
     assert groups[0]["together"] == 3
@@ -91,14 +91,15 @@ def _ends_as_alone(world: Path, out: Path, names: list[str], steps: int, patch: 
 def test_runs_that_join_and_leave_end_where_fit_ends_alone(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _ends_as_alone(world, tmp_path, list(FAST), 12, monkeypatch)
+    smaller = [_method("lora-dora") | {"rank": 1}, _method("pfeiffer") | {"bottleneck": 2}]
+    _ends_as_alone(world, tmp_path, [*smaller, *map(_method, FAST)], 12, monkeypatch)
 
 
 @pytest.mark.slow
 def test_every_method_ends_after_100_steps_where_fit_ends_alone(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _ends_as_alone(world, tmp_path, list(tiny.METHODS), 100, monkeypatch)
+    _ends_as_alone(world, tmp_path, [_method(name) for name in tiny.METHODS], 100, monkeypatch)
 
 
 @pytest.mark.parametrize("steps", [2, 7, 9])

@@ -34,9 +34,10 @@ def optimizer(
     head_rate: float,
     rates: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """One run's optimizer, torch's fused one where it has one. Vectors (biases, norms, scales) are not decayed.
+    """One run's optimizer. Vectors (biases, norms, scales) are not decayed.
 
-    The head has its own rate; `rates` multiplies the rate of the tensors that it names.
+    The head has its own rate; `rates` multiplies the rate of the tensors that it names. torch's fused kernels, where
+    it has them, ignore strides, so they step the groups alone whose tensors have no gaps between their numbers.
     """
     known = optimizers()
     if config.optimizer not in known:
@@ -48,8 +49,14 @@ def optimizer(
         groups.setdefault(key, []).append(parameter)
     try:
         make: Any = known[config.optimizer]
-        quick = {"fused": True} if "fused" in inspect.signature(make).parameters else {}
-        return make([{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()], **quick)
+        fuses = "fused" in inspect.signature(make).parameters
+        return make(
+            [
+                {"params": own, "lr": lr, "weight_decay": decay}
+                | ({"fused": True} if fuses and all(parameter.is_contiguous() for parameter in own) else {})
+                for (lr, decay), own in groups.items()
+            ]
+        )
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {config.optimizer} cannot be used here: {error}") from None
 
@@ -80,14 +87,22 @@ def optimizer_state(of: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_optimizer(of: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    """Puts a fresh optimizer of the same tensors and settings where the saved one was."""
+    """Puts a fresh optimizer of the same tensors and settings where the saved one was.
+
+    The tensors may lie otherwise in memory: a group is fused where both were.
+    """
     body = of.state_dict()
     state: dict[int, dict[str, Any]] = {int(place): dict(row) for place, row in numbers["state"].items()}
     for key, value in tensors.items():
         place, _, name = key.partition(".")
         state[int(place)][name] = value
-    groups = [fresh | saved for fresh, saved in zip(body["param_groups"], numbers["groups"], strict=True)]
+    groups = [_group(fresh, saved) for fresh, saved in zip(body["param_groups"], numbers["groups"], strict=True)]
     of.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _group(fresh: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    both = {"fused": fresh["fused"] and saved.get("fused")} if "fused" in fresh else {}
+    return {**fresh, **saved, **both}
 
 
 def _plain(value: Any) -> bool:
