@@ -201,6 +201,18 @@ def test_both_formulations_are_compared(base: str, tmp_path: Path) -> None:
     assert kept["metrics"] == pytest.approx(again.metrics, abs=1e-4)
 
 
+def test_a_prompts_run_that_is_left_alone_after_an_evaluation_ends_where_fit_ends(base: str, tmp_path: Path) -> None:
+    shared = {"model": base, "data": data(tmp_path), "prompt": PROMPT}
+    short = {**SHORT, "eval_steps": 1, "max_steps": 5}
+    methods = [{"name": "lora", "training": {"max_steps": 2}}, {"name": "lora", "rank": 4}]
+    compared = tmp_path / "compared"
+    found = graftlm.compare(**shared, methods=methods, training=short, together=2, out=str(compared))
+    assert [(row["state"], row["stopped"]) for row in found.rows] == [("done", "done")] * 2
+    again = graftlm.fit(**shared, method={"name": "lora", "rank": 4}, training=short, out=tmp_path / "alone")
+    kept = json.loads((compared / "runs/lora-r4-seed0/metrics.json").read_text())
+    assert kept["metrics"] == pytest.approx(again.metrics, abs=1e-4)
+
+
 def test_the_command_of_a_run_has_its_prompt() -> None:
     config = FitConfig.parse(
         {

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 import graftlm
+from folders import write
 from graftlm import UserError
 from graftlm.core.comparison import CompareConfig
 from graftlm.core.files import read_json
 from graftlm.recipes._search import Trials
 from reliability.runs import Killed, Killing
+from test_matching import pairs
 
 SPACE = {"training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "method.rank": [2, 4]}
 
@@ -54,6 +56,30 @@ def test_a_search_that_is_killed_goes_on_with_its_trials(world: Path, tmp_path: 
     assert len(_trials(tmp_path / "k/c")) == 6
     first = [name for name in whole if int(name.split("trial")[1].split("-")[0]) < 4]
     assert {name: whole[name] for name in first} == {name: _trials(tmp_path / "k/c")[name] for name in first}
+
+
+@pytest.mark.parametrize(
+    ("task", "space"),
+    [("classification", {"head.pooling": ["first", "mean"]}), ("matching", {"task.temperature": [0.05, 1.0]})],
+)
+def test_each_trial_is_trained_by_its_own_options_and_stored_with_them(
+    task: str, space: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    own = {"path": write(tmp_path / "rows.jsonl", pairs(20)), "split": {"train": 0.6, "validation": 0.4}}
+    training = {"batch_size": 3, "max_steps": 3, "learning_rate": 1e-2}
+    changed = {"task": task, "training": training, **({"data": own} if task == "matching" else {})}
+    graftlm.compare(**{**_options(world, tmp_path / "c", space=space, trials=4, batch=4), **changed})
+    chosen = []
+    for folder in (tmp_path / "c/runs").iterdir():
+        config = read_json(folder / "run.json", "record")["config"]
+        part, _, name = next(iter(space)).partition(".")
+        chosen.append(config[part][name])
+        alone = graftlm.fit(**{**config, "out": tmp_path / "alone" / folder.name})
+        found = read_json(folder / "metrics.json", "metrics")["metrics"]
+        assert found == pytest.approx(alone.metrics, abs=1e-5)
+        again = graftlm.evaluate(folder, config["data"]["path"], "validation")
+        assert again.metrics == pytest.approx(found, abs=1e-5)
+    assert set(chosen) == set(next(iter(space.values())))
 
 
 @pytest.mark.parametrize(

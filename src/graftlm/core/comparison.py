@@ -152,8 +152,8 @@ class CompareConfig(Config):
         if len(self.asked) > 1:
             del shared["prompt" if formulation == "head" else "head"]
         own, training = _parted(method)
-        own = {"name": own} if isinstance(own, str) else own
-        values = {**shared, "method": own, "training": merged(shared["training"], training)}
+        own, task = ({"name": each} if isinstance(each, str) else each for each in (own, self.task))
+        values = {**shared, "task": task, "method": own, "training": merged(shared["training"], training)}
         return FitConfig.parse(merged({**values, "seed": seed, "out": f"{self.out}/{RUNS}/{name}"}, changed))
 
 

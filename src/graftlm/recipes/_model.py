@@ -180,8 +180,9 @@ class TaskModel:
         steps: Mapping[str, int],
         features: Mapping[str, Sequence[Features]],
         targets: Mapping[str, Tensor],
+        problems: Mapping[str, Problem] | None = None,
     ) -> dict[str, Tensor]:
-        """The loss of each example that a step takes of each run, by run."""
+        """The loss of each example that a step takes of each run, by run, by its own of `problems` where it has one."""
         keys = [row_keys(self.attached.seeds[run], steps[run], _names(own, features[run])) for run, own in rows.items()]
         chosen = {run: [features[run][index] for index in own] for run, own in rows.items()}
         named, sizes = torch.cat(keys).to(self.attached.device), [len(own) for own in rows.values()]
@@ -192,18 +193,18 @@ class TaskModel:
             return dict(zip(rows, each.split(sizes), strict=True))
         parts = self.forward(chosen, named).split(sizes)
         found = {
-            run: self._loss(part, targets[run][list(own)].to(part.device), run)
+            run: self._loss(part, targets[run][list(own)].to(part.device), (problems or {}).get(run, self.problem), run)
             for (run, own), part in zip(rows.items(), parts, strict=True)
         }
         if isinstance(self.head, PromptHead):
             found |= beside(self.head, self.base, found, chosen, dict(zip(rows, keys, strict=True)), self.virtual)
         return found
 
-    def _loss(self, logits: Tensor, goals: Tensor, run: str | None = None) -> Tensor:
+    def _loss(self, logits: Tensor, goals: Tensor, problem: Problem, run: str | None = None) -> Tensor:
         if isinstance(self.head, PromptHead) and run is not None:
             return self.head.loss(run, logits, goals, self.task.loss)
         if isinstance(self.head, VectorHead):
-            return self.task.loss(logits, goals, self.problem.options)
+            return self.task.loss(logits, goals, problem.options)
         return self.task.loss(logits, goals)
 
     def logits(self, features: Sequence[Features], run: str, size: int, reporter: Reporter, title: str) -> Tensor:
@@ -274,7 +275,7 @@ class TaskModel:
         """The mean loss, of rows of tokens that have a goal, and the task's metrics."""
         if isinstance(answer, Tensor):
             goals = self.task.goals(encoded)
-            each = self._loss(answer, goals)
+            each = self._loss(answer, goals, self.problem)
             if self.task.HEAD == "tokens":
                 each = each[(goals != UNREAD).any(1)]
             loss = float(each.mean()) if len(each) else 0.0

@@ -69,7 +69,8 @@ class PromptHead:
         runs = tuple(run for run, _ in groupby(run for run, _, _ in rows))
         if runs not in self._wanted:
             wanted = [self.prompts[run].verbalizer.rows for run in runs]
-            self._wanted[runs] = all_rows(wanted, self.attached.sites.words, self.attached.device)
+            with torch.inference_mode(False):  # an evaluation may be the first to ask, and training asks again
+                self._wanted[runs] = all_rows(wanted, self.attached.sites.words, self.attached.device)
         words, columns = self._wanted[runs]
         states, logits = self._read(rows, pad, words)
         sizes = [sum(1 for _ in own) for _, own in groupby(run for run, _, _ in rows)]

@@ -160,11 +160,12 @@ def losses_of(found: Mapping[str, Job]) -> Losses:
     model = next(iter(found.values())).model
     rows_of = {name: job.given.rows for name, job in found.items()}
     targets = {name: job.targets for name, job in found.items()}
+    problems = {name: job.model.problem for name, job in found.items()}
 
     def losses(rows: Mapping[str, Sequence[int]], steps: Mapping[str, int]) -> Mapping[str, Tensor]:
         if not model.attached.training:
             model.attached.train()
-        return model.losses(rows, steps, rows_of, targets)
+        return model.losses(rows, steps, rows_of, targets, problems)
 
     return losses
 

@@ -36,7 +36,8 @@ class Group:
 
 
 def schedule(runs: Sequence[Run], base: Base, free: int, together: int | None, places: int = 1) -> list[Group]:
-    """Groups of runs that can share the base; those that train it, or with its dropout, are alone.
+    """Groups of runs that can share the base and the head's options; those that train it, or with its dropout, are
+    alone.
 
     Runs that could be one group are dealt out to as many as there are `places` to train them at.
     """
@@ -47,7 +48,8 @@ def schedule(runs: Sequence[Run], base: Base, free: int, together: int | None, p
     for run in runs:
         training = run.config.training
         if run not in alone:
-            shared[(run.base_head, training.precision, training.gradient_checkpointing, training.trackers)].append(run)
+            key = run.base_head, run.config.head, training.precision, training.gradient_checkpointing, training.trackers
+            shared[key].append(run)
     for own in shared.values():
         ordered = sorted(own, key=lambda run: -tokens(run, sites))  # alike in length, so that padding stays small
         for dealt in (ordered[place::places] for place in range(min(places, len(ordered)))):
