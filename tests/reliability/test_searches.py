@@ -1,8 +1,10 @@
 """A search by Optuna: its trials are ordinary runs that share passes, are pruned at rungs, and survive a kill."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 import graftlm
@@ -10,6 +12,7 @@ from folders import write
 from graftlm import UserError
 from graftlm.core.comparison import CompareConfig
 from graftlm.core.files import read_json
+from graftlm.core.reporter import Silent
 from graftlm.recipes._search import Trials
 from reliability.runs import Killed, Killing
 from test_matching import pairs
@@ -82,6 +85,65 @@ def test_each_trial_is_trained_by_its_own_options_and_stored_with_them(
     assert set(chosen) == set(next(iter(space.values())))
 
 
+def _studied(storage: Path) -> list[optuna.trial.FrozenTrial]:
+    """The trials of the one study of a storage."""
+    (found,) = optuna.get_all_study_summaries(f"sqlite:///{storage}")
+    return optuna.load_study(study_name=found.study_name, storage=f"sqlite:///{storage}").trials
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_a_pruner_is_told_of_each_evaluation_once_where_a_killed_trial_makes_it_again(
+    every: int | None, world: Path, tmp_path: Path
+) -> None:
+    told = []
+    for name, killing in (("whole", -1), ("killed", 4)):
+        out = tmp_path / name
+        values = _options(world, out, trials=2, batch=2, pruner="halving", sampler="random")
+        values["training"] |= {"save_steps": every}
+        try:
+            graftlm.compare(**values, reporter=Killing(killing))
+        except Killed:
+            graftlm.compare(out=str(out), resume=True)
+        told.append([trial.intermediate_values for trial in _studied(out / "search.sqlite3")])
+    assert told[1] == [pytest.approx(values) for values in told[0]]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_search_over_data_goes_on_until_the_data_is_another(seed: int, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "data", tmp_path / "data")
+    space = {"data.shots": [2, 3, 4]}
+    values = _options(world, tmp_path / "c", space=space, trials=3, batch=3, seed=seed) | {
+        "data": str(tmp_path / "data")
+    }
+    graftlm.compare(**values)
+    graftlm.compare(out=str(tmp_path / "c"), resume=True)
+    train = tmp_path / "data/train.jsonl"
+    train.write_text("".join(reversed(train.read_text().splitlines(keepends=True))))
+    with pytest.raises(UserError, match=r"trial0-seed0 was started on another state of the data .* --out"):
+        graftlm.compare(out=str(tmp_path / "c"), resume=True)
+
+
+def test_a_trial_that_is_refused_for_a_combination_fails_and_the_others_go_on(world: Path, tmp_path: Path) -> None:
+    space = {"method.dora": [True, False], "method.init": ["gaussian", "pissa"]}
+    found = graftlm.compare(**_options(world, tmp_path / "c", space=space, trials=8, sampler="random"))
+    states = [trial.state.name for trial in _studied(tmp_path / "c/search.sqlite3")]
+    assert {*states} == {"COMPLETE", "FAIL"}
+    assert len(found.rows) == states.count("COMPLETE")
+    assert {row["state"] for row in found.rows} == {"done"}
+
+
+def test_searches_in_one_storage_have_studies_of_their_own(world: Path, tmp_path: Path) -> None:
+    shared = {"storage": f"sqlite:///{tmp_path}/shared.db", "trials": 2, "batch": 2}
+    for out, ranks in (("a/c", [2, 4]), ("b/c", [3, 5]), ("a/c", [1, 6])):
+        shutil.rmtree(tmp_path / out, ignore_errors=True)
+        graftlm.compare(**_options(world, tmp_path / out, space={"method.rank": ranks}, **shared))
+        assert {rank for _, rank, _ in _trials(tmp_path / out).values()} <= {*ranks}
+        assert len(_trials(tmp_path / out)) == 2
+    (tmp_path / "a/c").rename(tmp_path / "a/d")
+    graftlm.compare(out=str(tmp_path / "a/d"), resume=True)
+    assert len(_trials(tmp_path / "a/d")) == 2
+
+
 @pytest.mark.parametrize(
     ("space", "said"),
     [
@@ -91,6 +153,10 @@ def test_each_trial_is_trained_by_its_own_options_and_stored_with_them(
             {"training.learning_rate": {"low": 0.1, "high": 1, "log": "yes"}},
             "search.space training.learning_rate: give a list of choices, or low and high, with log or step",
         ),
+        ({"method.rank": [4, 8, 2, 16, 0]}, "option method.rank = 0: input should be greater than 0"),
+        ({"method.rank": {"low": 0, "high": 4}}, "option method.rank = 0: input should be greater than 0"),
+        ({"training.batch_size": [4, 8, 0]}, "option training.batch_size = 0: input should be greater than 0"),
+        ({"method.sites": ["attention.query", "nowhere"]}, 'no site "nowhere"; did you mean'),
         ({"method.rank": []}, "option search.space = {'method.rank': []}: method.rank has nothing to choose from"),
         (
             {"out": ["a", "b"]},
@@ -142,12 +208,12 @@ def test_a_pruner_stops_the_worse_of_two_trials(
 ) -> None:
     values = {"model": "tiny", "data": "words", "methods": ["lora"], "out": str(tmp_path), "task": task}
     own = {"space": {"method.rank": [2, 4]}, "trials": 4, "batch": 4, "pruner": "median"}
-    trials = Trials(CompareConfig.parse({**values, "search": own, "training": {"metric": metric}}))
+    trials = Trials(CompareConfig.parse({**values, "search": own, "training": {"metric": metric}}), Silent())
     with trials.study(tmp_path) as rounds:
         first, second, third, fourth = next(rounds)
         for name in (first, second):
-            trials.watch(name, 1, {key: (better[key] + worse[key]) / 2 for key in better})
+            trials.watch(name, 1, 1, {key: (better[key] + worse[key]) / 2 for key in better})
             study, trial = trials._trials[name].study, trials._trials[name]
             study.tell(trial, 0.5)
-        assert trials.watch(third, 1, better) is None
-        assert trials.watch(fourth, 1, worse) == "pruned at step 1"
+        assert trials.watch(third, 1, 1, better) is None
+        assert trials.watch(fourth, 1, 1, worse) == "pruned at step 1"

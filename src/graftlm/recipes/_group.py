@@ -24,7 +24,8 @@ from graftlm.recipes._tested import Test, tested
 from graftlm.training import Halted, Keeping, Outcome, Plan, Snapshot, first_line, only, steps_of, timed, train
 
 STATES = "groups"  # where the checkpoints of groups are, a folder each
-Watch = Callable[[str, int, Mapping[str, float]], "str | None"]
+Watch = Callable[[str, int, int, Mapping[str, float]], "str | None"]
+"""What is told of each evaluation: the run, its step, how many evaluations it has had, and the metrics."""
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Comparing:
     test: Test | None
     stopper: Stopping
     reporter: Reporter
-    watch: Watch = lambda run, step, metrics: None
+    watch: Watch = lambda run, step, place, metrics: None
     fields: Sequence[str] = ()
 
     @property
@@ -156,7 +157,8 @@ class Training:
         plan = job.plan
         plan.record, plan.isolated = self._histories[name].write, True
         plan.ended = lambda outcome: self._ended(name, job, outcome, record)
-        plan.watch = lambda step, metrics: self.own.watch(name, step, metrics)
+        every = run.config.training.eval_steps or steps_of(plan)[1]
+        plan.watch = lambda step, metrics: self.own.watch(name, step, -(-step // every), metrics)
 
     def _ended(self, name: str, job: Job, outcome: Outcome, record: Mapping[str, Any]) -> None:
         """Stores a run that has ended; one that failed is reported, and the others go on."""

@@ -109,13 +109,27 @@ def fields_of_all(configs: Iterable[FitConfig]) -> list[str]:
     return list(dict.fromkeys(name for config in configs for name in fields_of(config)))
 
 
-def read_all(configs: Mapping[str, FitConfig], reporter: Reporter, fields: Sequence[str]) -> list[Run]:
-    """All runs, checked; runs on the same examples share them. `fields` are those of all templates."""
+def read_all(
+    configs: Mapping[str, FitConfig],
+    reporter: Reporter,
+    fields: Sequence[str],
+    refuse: Callable[[str, UserError], None] | None = None,
+) -> list[Run]:
+    """All runs, checked; runs on the same examples share them. `fields` are those of all templates.
+
+    `refuse` is told of a run that cannot be, which is then left out.
+    """
     loaded: dict[tuple[str, bool], TaskData] = {}
     found = []
     for name, own in configs.items():
         key = own.data.model_dump_json(), own.prompt is None
-        run = read(name, own, reporter, loaded.get(key), fields)
+        try:
+            run = read(name, own, reporter, loaded.get(key), fields)
+        except UserError as error:
+            if refuse is None:
+                raise
+            refuse(name, error)
+            continue
         loaded[key] = run.data
         found.append(run)
     return found

@@ -14,8 +14,9 @@ from graftlm.core.comparison import RUNS, CompareConfig
 from graftlm.core.errors import UserError
 from graftlm.core.files import read_json, sweep, write_json, writing
 from graftlm.core.lock import Lock
-from graftlm.core.reporter import Reporter, Warned
-from graftlm.core.results import result, results
+from graftlm.core.reporter import Reporter, Silent, Warned
+from graftlm.core.results import RECORD, result, results
+from graftlm.core.settings import FitConfig
 from graftlm.methods import acts
 from graftlm.recipes._accelerator import check_trackers
 from graftlm.recipes._cluster import Cluster
@@ -23,7 +24,7 @@ from graftlm.recipes._group import Comparing
 from graftlm.recipes._origin import check_same, fingerprint
 from graftlm.recipes._planned import Here, Planned
 from graftlm.recipes._room import room_for
-from graftlm.recipes._run import Run, fields_of_all, read_all
+from graftlm.recipes._run import Run, fields_of_all, read, read_all
 from graftlm.recipes._schedule import kept, schedule
 from graftlm.recipes._search import Trials
 from graftlm.recipes._signals import Stopper
@@ -53,17 +54,22 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("compare trains in one process; start it without a launcher, and spread it with --ray ADDRESS")
     reporter, out = reporter or Warned(), Path(config.out)
-    stopper, trials = Stopper(), Trials(config) if config.search else None
+    stopper, trials = Stopper(), Trials(config, reporter) if config.search else None
     configs = trials.sample() if trials else config.runs()
     fields = fields_of_all([*configs.values(), *(trials.templates() if trials else ())])
     first = read_all(configs, reporter, fields)
     base = load_base(config.model, head=first[0].base_head)
     sites = base.sites()
-    for run in first:
+
+    def check(run: Run) -> None:
         check_trackers(run.config.training.trackers)
         room_for(base, sites, acts(run.method, sites), run.name)
+
+    for run in first:
+        check(run)
     if trials is not None:
         _searchable(first[0])
+        trials.check(lambda own: check(read("trial", own, Silent(), first[0].data, fields)))
         trials.open()
     schedule(first, base, 1 << 62, None)  # what cannot be trained is refused before anything is written
     with ExitStack() as stack:
@@ -71,7 +77,7 @@ def compare(
         _claim(config, out, resume)
         test = test_of(first[0], fields)
         if resume:
-            _check_unchanged(out, first, base, test)
+            _check_unchanged(out, _ended(out, fields) if trials else first, base, test)
         lock = stack.enter_context(Lock(out))
         stack.enter_context(stopper)
         sweep(out)
@@ -87,7 +93,9 @@ def compare(
             with trials.study(out) as rounds:
                 own.watch = trials.watch
                 for configs in rounds:
-                    plan.train(read_all(configs, reporter, fields), base)
+                    runs = trials.allowed(read_all(configs, reporter, fields, trials.refuse), check)
+                    if runs:
+                        plan.train(runs, base)
     rows = [found.row() for found in results([out])]
     metric = first[0].problem.module.measures(first[0].problem)[0]
     reporter.table(f"{out}: {metric}, mean ± sd over seeds", *_table(rows))
@@ -117,6 +125,13 @@ def _searchable(run: Run) -> None:
             "a search goes by the metric on validation, and the data has no such split; cut one file with data.split, "
             "or take data.shots"
         )
+
+
+def _ended(out: Path, fields: Sequence[str]) -> list[Run]:
+    """The trials of a search that have ended, with the data as it is now."""
+    found = [result(path.parent) for path in sorted(out.glob(f"{RUNS}/*/{RECORD}"))]
+    done = {run.name: FitConfig.parse(run.config) for run in found if run is not None and run.done}
+    return read_all(done, Silent(), fields)
 
 
 def _check_unchanged(out: Path, runs: Sequence[Run], base: Base, test: Test | None) -> None:
