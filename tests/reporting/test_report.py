@@ -16,7 +16,7 @@ from graftlm.core.config import merged, overrides
 from graftlm.core.errors import UserError
 from graftlm.core.results import fit_command, results
 from graftlm.core.settings import FitConfig
-from graftlm.reporting import _figures
+from graftlm.reporting import _figures, _parts
 from graftlm.reporting._settings import settings
 from graftlm.reporting.report import report
 
@@ -103,6 +103,48 @@ def test_comparisons_are_merged_and_runs_of_one_name_are_told_apart(tmp_path: Pa
     assert {run.setting for run in results([one, two])} == {"one/lora-shots16", "two/lora-shots16", "head-shots16"}
     assert "one/lora-shots16" in said
     assert (tmp_path / "both/report.html").is_file()
+
+
+def test_comparisons_whose_folders_have_one_name_are_told_apart_by_more_of_their_paths(tmp_path: Path) -> None:
+    for name in ("a/x", "b/x", "b/other"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    one, two = _comparison(tmp_path / "a/x", {"lora": 30}), _comparison(tmp_path / "b/x", {"lora": 20})
+    three = _comparison(tmp_path / "b/other", {"lora": 10})
+    names = [f"{home}/lora-shots16" for home in ("a/x", "b/x", "other")]
+    assert [setting.name for setting in settings(results([one, two, three]))] == names
+    assert all(len(setting.runs) == 2 for setting in settings(results([one, two, three])))
+
+
+def test_single_runs_that_differ_are_told_apart_where_one_folder_holds_them(tmp_path: Path) -> None:
+    found = sorted((_comparison(tmp_path / "c", {"lora": 30}) / "runs").iterdir())
+    path = found[1] / "run.json"
+    record = json.loads(path.read_text())
+    record["config"]["method"]["rank"] = 4
+    path.write_text(json.dumps(record))
+    assert [run.setting for run in results(found)] == ["lora-shots16-seed0", "lora-shots16-seed1"]
+
+
+def test_without_validation_every_rate_of_a_method_is_compared(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"lora-lr0.00001": 20, "lora-lr0.01": 36})
+    for path in out.glob("runs/*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"]["method"] = {"name": "lora"}
+        path.write_text(json.dumps(record))
+        path.with_name("metrics.json").unlink()
+    path, said = report([out])
+    assert said.startswith("lora-lr0.01-shots16 is best: test accuracy 0.91")
+    assert "the next, lora-lr0.00001-shots16" in said
+    assert "Classes of lora-lr0.01-shots16" in path.read_text()
+
+
+def test_classes_are_means_by_name_where_seeds_found_others() -> None:
+    def rows(*found: tuple[str, float, int]) -> dict[str, Any]:
+        return {"per_class": [{"label": name, "f1": f1, "support": support} for name, f1, support in found]}
+
+    tests = [rows(), rows(("LOC", 1.0, 4), ("PER", 1.0, 4)), rows(("DATE", 0.0, 0), ("LOC", 0.5, 4), ("PER", 1.0, 4))]
+    for own in (tests, tests[::-1]):
+        cells = re.findall(r"<td>(\w+)</td><td>([\d.]+)</td><td>(\d+)</td>", _parts.classes(own))
+        assert sorted(cells) == [("DATE", "0.000", "0"), ("LOC", "0.750", "4"), ("PER", "1.000", "4")]
 
 
 def test_what_cannot_be_reported_is_said_in_a_line(tmp_path: Path) -> None:

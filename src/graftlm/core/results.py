@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,10 @@ def _shaped(values: Any, shape: type[BaseModel], path: Path) -> None:
 
 
 def results(folders: Sequence[Path]) -> list[Result]:
-    """The runs of comparisons' folders and of single runs'; settings of one name that differ get their folder's."""
+    """The runs of comparisons' folders and of single runs'.
+
+    Settings of one name that differ get as much of their folders' paths as tells them apart.
+    """
     found = [own for folder in folders for own in _of(folder)]
     if not found:
         raise UserError(f"no runs in {', '.join(map(str, folders))}; report takes the folders of comparisons or runs")
@@ -200,7 +203,13 @@ def results(folders: Sequence[Path]) -> list[Result]:
     if again := [run.folder for run in found if homes[run.folder.resolve()] > 1]:
         raise UserError(f"run {again[0]} stands in the folders twice; name each comparison or run once")
     twice = _ambiguous(found)
-    return [replace(run, setting=f"{_home(run)}/{run.setting}") if run.setting in twice else run for run in found]
+    homes = _ends({_home(run) for run in found if run.setting in twice})
+    found = [
+        replace(run, setting=f"{homes[_home(run)]}/{run.setting}") if run.setting in twice else run for run in found
+    ]
+    alone = _ambiguous(found)  # single runs that stand side by side
+    names = _ends({run.folder.resolve() for run in found if run.setting in alone})
+    return [replace(run, setting=names[run.folder.resolve()]) if run.setting in alone else run for run in found]
 
 
 def _of(folder: Path) -> list[Result]:
@@ -239,9 +248,21 @@ def _ambiguous(found: Sequence[Result]) -> set[str]:
     return twice
 
 
-def _home(run: Result) -> str:
-    parent = run.folder.parent
-    return (parent.parent if parent.name == RUNS else parent).resolve().name
+def _home(run: Result) -> Path:
+    """The folder of its comparison, or the one that a single run stands in."""
+    parent = run.folder.resolve().parent
+    return parent.parent if parent.name == RUNS else parent
+
+
+def _ends(paths: Collection[Path]) -> dict[Path, str]:
+    """The shortest end of each path that no other has."""
+
+    def end(path: Path) -> str:
+        sizes = range(1, len(path.parts) + 1)
+        size = next(n for n in sizes if sum(other.parts[-n:] == path.parts[-n:] for other in paths) == 1)
+        return str(Path(*path.parts[-size:]))
+
+    return {path: end(path) for path in paths}
 
 
 def fit_command(config: Mapping[str, Any]) -> str:

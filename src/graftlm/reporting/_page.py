@@ -88,7 +88,7 @@ def _best(order: Sequence[Setting], verdict: Verdict | None) -> Iterator[str]:
     """Classes and confusion of the best setting, its seeds together."""
     best = next((setting for setting in order if verdict and setting.name == verdict.best), order[0])
     tests = [run.record["test"] for run in best.done if run.record.get("test")]
-    if tests and tests[0]["per_class"]:
+    if any(test["per_class"] for test in tests):
         yield section(f"Classes of {best.name}", _parts.classes(tests), "Means over seeds.")
     if tests and tests[0]["confusion"]:
         figure = _figures.confusion(*_parts.confusion(tests))

@@ -79,16 +79,18 @@ def _p(value: float) -> str:
 
 
 def classes(tests: Sequence[Mapping[str, Any]]) -> str:
-    """Precision, recall and F1 of each class, means over seeds."""
-    keys = [key for key in tests[0]["per_class"][0] if key != "label"]
+    """Precision, recall and F1 of each class, means over the seeds that have it."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in (row for test in tests for row in test["per_class"]):
+        found.setdefault(str(row["label"]), []).append(row)
+    keys = [key for key in next(iter(found.values()))[0] if key != "label"]
     rows: list[tuple[str, list[str]]] = []
-    for place, first in enumerate(tests[0]["per_class"]):
-        own = [test["per_class"][place] for test in tests if len(test["per_class"]) > place]
+    for label, own in found.items():
         values = [mean(float(row[key] or 0) for row in own) for key in keys]
         cells = [
             f"{value:,.0f}" if key == "support" else f"{value:.3f}" for key, value in zip(keys, values, strict=True)
         ]
-        rows.append(("", [html.escape(str(first["label"])), *cells]))
+        rows.append(("", [html.escape(label), *cells]))
     return table(["class", *keys], rows)
 
 

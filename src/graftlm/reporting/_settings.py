@@ -111,16 +111,20 @@ def ranked(found: Sequence[Setting]) -> list[Setting]:
 
 
 def compared(found: Sequence[Setting]) -> list[Setting]:
-    """Those that the verdict is about: of the most shots, a kind at the rate that is best on validation."""
+    """Those that the verdict is about: of the most shots, a kind at the rate that is best on validation.
+
+    Without a validation nothing chooses among its rates, and all are compared.
+    """
     tested = [setting for setting in found if setting.values("test")]
     most = max((setting.shots or 0 for setting in tested), default=0)
     best: dict[str, Setting] = {}
     for setting in tested:
         if (setting.shots or 0) != most:
             continue
-        other = best.get(setting.kind)
+        kind = setting.kind if setting.values("validation") else setting.name
+        other = best.get(kind)
         if other is None or setting.goodness("validation") > other.goodness("validation"):
-            best[setting.kind] = setting
+            best[kind] = setting
     return list(best.values())
 
 
