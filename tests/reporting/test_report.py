@@ -137,6 +137,40 @@ def test_without_validation_every_rate_of_a_method_is_compared(tmp_path: Path) -
     assert "Classes of lora-lr0.01-shots16" in path.read_text()
 
 
+def _answering(out: Path, method: str, rows: list[tuple[Any, Any]]) -> None:
+    """Has both seeds of a method give these answers, an answer and its share an example."""
+    for path in out.glob(f"runs/{method}-*"):
+        lines = [json.dumps({"answer": answer, "share": share}) + "\n" for answer, share in rows]
+        (path / "test.jsonl").write_text("".join(lines))
+
+
+def test_an_answer_is_right_that_has_all_that_the_metric_counts(tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"a": 30, "b": 20})
+    long = "w " * 400
+    one: list[tuple[Any, Any]] = [("a dog", [1.0, 1.0]), (f"{long}a", [0.5, 1.0]), ("good", None)]
+    other: list[tuple[Any, Any]] = [("A dog!", [1.0, 1.0]), (f"{long}b", [1.0, 1.0]), ("bad", None)]
+    for method, rows in (("a", one), ("b", other)):
+        _answering(out, method, rows + [("bad", [1.0, 1.0])] * 37)
+    trues = ["the dog", long, "good", *["bad"] * 37]
+    texts = [json.dumps({"text": f"text {place}", "true": true}) + "\n" for place, true in enumerate(trues)]
+    (out / "examples.jsonl").write_text("".join(texts))
+    text = report([out])[0].read_text()
+    assert "<p>3 of 40 test examples; those that divide" in text
+    said = re.findall(r'<b class="(\w+)">(.*?)</b>', text)
+    cut = f"{long[:400]}…"
+    assert said[:4] == [("right", "a dog"), ("right", "A dog!"), ("wrong", cut), ("right", cut)]
+    assert said[4:] == [("right", "good"), ("wrong", "bad")]
+    assert long not in text
+
+
+@pytest.mark.parametrize("answer", [None, 2.5])
+def test_answers_that_are_no_texts_are_not_asked_whether_they_agree(answer: float | None, tmp_path: Path) -> None:
+    out = _comparison(tmp_path / "c", {"a": 30, "b": 20})
+    for method in "ab":
+        _answering(out, method, [(answer, None)] * 40)
+    assert "Where methods disagree" not in report([out])[0].read_text()
+
+
 def test_classes_are_means_by_name_where_seeds_found_others() -> None:
     def rows(*found: tuple[str, float, int]) -> dict[str, Any]:
         return {"per_class": [{"label": name, "f1": f1, "support": support} for name, f1, support in found]}

@@ -18,6 +18,7 @@ RUNS, PLAN, EXAMPLES, TESTED, RECORD = "runs", "plan.json", "examples.jsonl", "t
 COLUMNS = ("run", "method", "learning_rate", "shots", "seed", "state", "validation", "test", "trained", "stored")
 COLUMNS += ("seconds", "memory_bytes", "steps", "stopped")
 ENDED = ("done", "failed")
+LONG = 400  # characters of a text that a report shows
 AGAIN = "again"  # the folder under which a report's commands train runs anew
 
 

@@ -12,23 +12,21 @@ from graftlm.core.example import Example
 from graftlm.core.files import write_jsonl
 from graftlm.core.records import not_finite
 from graftlm.core.reporter import Silent
-from graftlm.core.results import EXAMPLES, TESTED
+from graftlm.core.results import EXAMPLES, LONG, TESTED
 from graftlm.recipes._origin import fingerprint
 from graftlm.recipes._prompt_head import reading
 from graftlm.recipes._run import Job, Run
 from graftlm.recipes._watched import shrinking
-from graftlm.tasks import Encoded, TaskData
-
-LONG = 400  # characters of a text that a report may show
-QUIET = ("probabilities", "text", "words")  # parts of an answer that a report does not show
+from graftlm.tasks import Encoded, Problem, TaskData
 
 
 @dataclass(frozen=True)
 class Test:
-    """A comparison's test split, its fingerprint, and the folder that keeps its texts."""
+    """A comparison's test split, its fingerprint, and what is asked of it."""
 
     data: TaskData
     fingerprint: str
+    problem: Problem
 
     @property
     def examples(self) -> Sequence[Example]:
@@ -42,13 +40,13 @@ def test_of(run: Run, fields: Sequence[str]) -> Test | None:
         return None
     problem = reading(run.problem, fields) if run.config.prompt is not None else run.problem
     data = tasks.load(config, problem, splits=("test",), labels=run.data.labels, fields=fields)
-    return Test(data, fingerprint(data))
+    return Test(data, fingerprint(data), problem)
 
 
 def keep_test(test: Test | None, out: Path) -> None:
     """Writes the texts of the test split and their true answers beside the runs."""
     if test is not None:
-        write_jsonl(out / EXAMPLES, [_said(example, test.data.labels) for example in test.examples])
+        write_jsonl(out / EXAMPLES, [_said(example, test) for example in test.examples])
 
 
 def tested(job: Job, test: Test | None, folder: Path) -> dict[str, Any]:
@@ -82,21 +80,28 @@ def _answers(job: Job, found: Any, encoded: Encoded) -> list[dict[str, Any]]:
     task, problem = job.model.task, job.model.problem
     given = task.decode(found, encoded, problem)
     parts = task.shares(found, encoded, problem) if hasattr(task, "shares") else [None] * len(given)
-    return [{"answer": _short(answer), "share": part} for answer, part in zip(given, parts, strict=True)]
+    shown = [_spelt(answer[task.SHOWN]) if hasattr(task, "SHOWN") else None for answer in given]
+    return [{"answer": answer, "share": part} for answer, part in zip(shown, parts, strict=True)]
 
 
-def _short(answer: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in answer.items() if name not in QUIET}
-    value = next(iter(rest.values())) if len(rest) == 1 or "answer" in rest else rest
-    return (value if isinstance(value, str) else json.dumps(rest.get("answer", value), ensure_ascii=False))[:LONG]
+def _spelt(value: Any) -> str | float:
+    """Texts and numbers as they are, a list as JSON; of answers with places of their own the texts alone."""
+    if isinstance(value, str | float):
+        return value
+    parts = [part["answer"] if isinstance(part, Mapping) else part for part in value]
+    return json.dumps(parts, ensure_ascii=False)
 
 
-def _said(example: Example, labels: Sequence[str]) -> dict[str, Any]:
+def _said(example: Example, test: Test) -> dict[str, Any]:
+    task, labels = test.problem.module, test.data.labels
     true = labels[example.label] if example.label is not None else example.score
-    texts = {"text": example.text[:LONG]}
+    if example.answer is not None and hasattr(task, "right"):
+        true = task.right(example, labels)
+    text = example.text or " / ".join(example.meta.get("row", {}).values())  # of a template's fields
+    texts = {"text": text[:LONG]}
     if example.text_pair is not None:
         texts["text_pair"] = example.text_pair[:LONG]
-    return {**texts, "true": "" if true is None else str(true)}
+    return {**texts, "true": "" if true is None else str(_spelt(true))}
 
 
 def _gates(job: Job, encoded: Encoded, size: int) -> dict[str, float]:

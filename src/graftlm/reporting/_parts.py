@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from graftlm.core.results import LONG
 from graftlm.reporting._settings import Setting
 from graftlm.reporting._statistics import Verdict
 
 SHOWN = 12  # examples that methods disagree on
+NARROW = 30  # characters of a true answer that stay on one line
 
 
 def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], kind: str = "numbers") -> str:
@@ -103,37 +105,52 @@ def confusion(tests: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[
 
 def disagreements(found: Sequence[Setting], texts: Sequence[Mapping[str, Any]]) -> str:
     """The test examples on which the settings' answers, each the commonest of its seeds, differ most."""
-    answers = {setting.name: _commonest(setting) for setting in found if setting.answers}
+    answers = {setting.name: own for setting in found if (own := _commonest(setting))}
     if len(answers) < 2:
         return ""
     size = min(len(own) for own in answers.values())
-    ranked = sorted(range(size), key=lambda place: -_split([own[place] for own in answers.values()]))
-    chosen = [place for place in ranked[:SHOWN] if _split([own[place] for own in answers.values()]) > 0]
+    split = [_split([own[place]["answer"] for own in answers.values()]) for place in range(size)]
+    ranked = sorted(range(size), key=lambda place: -split[place])
     rows: list[tuple[str, list[str]]] = []
-    for place in chosen:
+    for place in (place for place in ranked[:SHOWN] if split[place] > 0):
         groups: dict[str, list[str]] = {}
         for name, own in answers.items():
-            groups.setdefault(own[place], []).append(name)
+            groups.setdefault(own[place]["answer"], []).append(name)
         true = str(texts[place].get("true", "")) if place < len(texts) else ""
+        shares = {own[place]["answer"]: own[place]["share"] for own in answers.values()}
         most = sorted(groups.items(), key=lambda item: -len(item[1]))
-        said = "; ".join(_side(answer, names, true) for answer, names in most)
+        said = "; ".join(_side(answer, names, _whole(answer, shares[answer], true)) for answer, names in most)
         text = _text(texts[place]) if place < len(texts) else f"example {place + 1}"
-        rows.append(("", [f'<td class="text">{text}</td>', html.escape(true), f'<td class="text">{said}</td>']))
+        wide = ' class="text"' if len(true) > NARROW else ""
+        cells = [f'<td class="text">{text}</td>', f"<td{wide}>{html.escape(_cut(true))}</td>"]
+        rows.append(("", [*cells, f'<td class="text">{said}</td>']))
     if not rows:
         return "<p>All settings give the same answers.</p>"
-    count = sum(_split([own[place] for own in answers.values()]) > 0 for place in range(size))
+    count = sum(share > 0 for share in split)
     note = f"<p>{count:,} of {size:,} test examples; those that divide the settings most are shown.</p>"
     return note + table(["text", "true", "answers"], rows, "texts")
 
 
-def _side(answer: str, names: Sequence[str], true: str) -> str:
-    kind = "right" if answer == true else "wrong"
-    return f'<b class="{kind}">{html.escape(answer)}</b> {html.escape(_listed(names))}'
+def _side(answer: str, names: Sequence[str], right: bool) -> str:
+    return f'<b class="{"right" if right else "wrong"}">{html.escape(_cut(answer))}</b> {html.escape(_listed(names))}'
 
 
-def _commonest(setting: Setting) -> list[str]:
-    size = min(map(len, setting.answers))
-    return [Counter(own[place]["answer"] for own in setting.answers).most_common(1)[0][0] for place in range(size)]
+def _whole(answer: str, share: Sequence[float] | None, true: str) -> bool:
+    """Whether an answer has all that the metric counts, or where that is no sum over examples, is the true one."""
+    return answer == true if share is None else share[0] >= share[1]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONG else text[:LONG] + "…"
+
+
+def _commonest(setting: Setting) -> list[Mapping[str, Any]]:
+    """A row an example, with the answer that most seeds give; none where answers are no texts, for none are alike."""
+    rows = list(zip(*setting.answers, strict=False))
+    if any(not isinstance(row["answer"], str) for own in rows for row in own):
+        return []
+    most = [Counter(row["answer"] for row in own).most_common(1)[0][0] for own in rows]
+    return [next(row for row in own if row["answer"] == answer) for own, answer in zip(rows, most, strict=True)]
 
 
 def _split(answers: Sequence[str]) -> float:

@@ -12,7 +12,7 @@ from graftlm.core.example import Example
 from graftlm.tasks._features import Encoded
 from graftlm.tasks._task import Details, NoOptions, Problem
 
-READS, HEAD = "class", "text"
+READS, HEAD, SHOWN = "class", "text", "label"
 TUNES = False
 Options = NoOptions
 LOWER_IS_BETTER = ("loss",)

@@ -25,7 +25,7 @@ from graftlm.tasks._token_loss import UNREAD, goals_of, language_loss
 from graftlm.tasks._windows import Span, Window, chosen_tokens, windows
 from graftlm.tasks._written import Guessed
 
-READS, HEAD, TUNES = "rows", "mlm", False
+READS, HEAD, TUNES, SHOWN = "rows", "mlm", False, "words"
 LOWER_IS_BETTER = ("loss",)
 loss = language_loss
 COLUMNS = {
@@ -275,6 +275,11 @@ def decode(guessed: Guessed, encoded: Encoded, problem: Problem) -> list[dict[st
         text = {"text": _filled(example.text, spans, words)[0]} if spans else {}
         answers.append({**text, "words": words, "best": listed})
     return answers
+
+
+def right(example: Example, labels: Sequence[str]) -> list[str]:
+    """The words that the example has."""
+    return list(example.answer)
 
 
 def measures(problem: Problem) -> tuple[str, ...]:

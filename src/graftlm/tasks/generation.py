@@ -24,7 +24,7 @@ from graftlm.tasks._text_metrics import Metric, score
 from graftlm.tasks._token_loss import goals_of, language_loss
 from graftlm.tasks._written import Written
 
-READS, HEAD, TUNES = "rows", "lm", False
+READS, HEAD, TUNES, SHOWN = "rows", "lm", False, "text"
 LOWER_IS_BETTER = ("loss",)
 loss = language_loss
 REFERENCES = "references"
@@ -220,6 +220,11 @@ def decode(written: Written, encoded: Encoded, problem: Problem) -> list[dict[st
         }
         for texts, values in zip(written.texts, written.scores, strict=True)
     ]
+
+
+def right(example: Example, labels: Sequence[str]) -> str:
+    """The texts that the example takes."""
+    return " / ".join(example.answer)
 
 
 def measures(problem: Problem) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, goals_of, token_loss
 from graftlm.tasks._windows import Span
 
-READS, HEAD, TUNES = "rows", "tokens", False
+READS, HEAD, TUNES, SHOWN = "rows", "tokens", False, "answers"
 LOWER_IS_BETTER = ("loss",)
 loss = token_loss
 OUTSIDE, FIRST, INSIDE = range(3)
@@ -131,6 +131,11 @@ def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str,
         }
         for owner, example in enumerate(encoded.examples)
     ]
+
+
+def right(example: Example, labels: Sequence[str]) -> list[str]:
+    """The answers that the example has."""
+    return [(example.text_pair or "")[start:end] for start, end in example.answer]
 
 
 def _compared(logits: Tensor, encoded: Encoded, problem: Problem) -> tuple[list[set[Span]], list[set[Span]]]:

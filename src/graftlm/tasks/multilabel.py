@@ -18,7 +18,7 @@ from graftlm.tasks._features import Encoded
 from graftlm.tasks._read import Table, shown
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 
-READS, HEAD, TUNES = "rows", "text", True
+READS, HEAD, TUNES, SHOWN = "rows", "text", True, "labels"
 LOWER_IS_BETTER = ("loss", "hamming")
 USUAL = ("labels", "tags", "topics", "categories", "emotions", "label")
 MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
@@ -191,6 +191,11 @@ def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str,
         }
         for row, marks in zip(rows.tolist(), given.tolist(), strict=True)
     ]
+
+
+def right(example: Example, labels: Sequence[str]) -> list[str]:
+    """The labels that the example has."""
+    return [label for label, there in zip(labels, example.answer, strict=True) if there]
 
 
 def measures(problem: Problem) -> tuple[str, ...]:

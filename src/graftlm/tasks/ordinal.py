@@ -21,7 +21,7 @@ from graftlm.tasks._features import Encoded
 from graftlm.tasks._read import Table
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 
-READS, HEAD, TUNES = "rows", "text", False
+READS, HEAD, TUNES, SHOWN = "rows", "text", False, "label"
 LOWER_IS_BETTER = ("loss", "mae")
 
 

@@ -12,7 +12,7 @@ from graftlm.core.example import Example
 from graftlm.tasks._features import Encoded
 from graftlm.tasks._task import Details, NoOptions, Problem
 
-READS, HEAD = "score", "text"
+READS, HEAD, SHOWN = "score", "text", "score"
 TUNES = False
 Options = NoOptions
 LOWER_IS_BETTER = ("loss", "mse", "mae")

@@ -20,7 +20,7 @@ from graftlm.tasks._read import Table, shown
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._windows import Span, questioned
 
-READS, HEAD, TUNES = "rows", "tokens", True
+READS, HEAD, TUNES, SHOWN = "rows", "tokens", True, "answer"
 LOWER_IS_BETTER = ("loss",)
 COLUMNS = {
     "context": ("context", "passage", "paragraph", "document"),
@@ -237,6 +237,11 @@ def _none(best: Sequence[Candidate], none: float, problem: Problem) -> bool:
     asked = problem.options.threshold
     threshold = asked if asked is not None else problem.tuned.get("threshold", 0.0)
     return "none" in problem.labels and none - best[0].score > threshold
+
+
+def right(example: Example, labels: Sequence[str]) -> str:
+    """The answers that the example takes."""
+    return " / ".join(dict.fromkeys(_right(example)))
 
 
 def measures(problem: Problem) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, token_loss
 from graftlm.tasks._windows import Span
 
-READS, HEAD, TUNES = "rows", "tokens", True
+READS, HEAD, TUNES, SHOWN = "rows", "tokens", True, "text"
 LOWER_IS_BETTER = ("loss",)
 loss, encode, goals, outputs = token_loss, tagging.encode, tagging.goals, tagging.outputs
 COLUMNS = {
@@ -127,6 +127,13 @@ def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str,
         edits = [{"start": start, "end": end, "wrong": wrong, "right": right} for (start, end), wrong, right in changed]
         answers.append({"text": _replaced(example.text, [(span, right) for span, _, right in changed]), "edits": edits})
     return answers
+
+
+def right(example: Example, labels: Sequence[str]) -> str:
+    """The text as it should be."""
+    pairs = zip(example.words or (), _pairs(example), strict=True)
+    changes = [(span, right) for span, (wrong, right) in pairs if wrong != right]
+    return _replaced(example.text, changes)
 
 
 def _replaced(text: str, changes: Sequence[tuple[Span, str]]) -> str:

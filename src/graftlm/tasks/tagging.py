@@ -19,7 +19,7 @@ from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, goals_of, token_loss
 from graftlm.tasks._windows import Span, Window, chosen_tokens, windows
 
-READS, HEAD, TUNES = "rows", "tokens", False
+READS, HEAD, TUNES, SHOWN = "rows", "tokens", False, "tags"
 LOWER_IS_BETTER = ("loss",)
 loss = token_loss
 COLUMNS = {
@@ -237,6 +237,11 @@ def decode(logits: Tensor, encoded: Encoded, problem: Problem) -> list[dict[str,
             ]
         answers.append(answer)
     return answers
+
+
+def right(example: Example, labels: Sequence[str]) -> list[str]:
+    """The tags that the example has."""
+    return [labels[int(place)] for place in example.answer]
 
 
 def measures(problem: Problem) -> tuple[str, ...]:
