@@ -12,12 +12,13 @@ import graftlm
 from folders import rows, saved, write
 from graftlm.core.errors import UserError
 from graftlm.core.files import read_json
-from graftlm.methods import attach
+from graftlm.methods import MethodConfig, NoWordsError, attach, kept, peft_form
 from graftlm.methods.bitfit import BitfitConfig
 from graftlm.methods.head import HeadConfig
 from graftlm.methods.instance_prompt import InstancePromptConfig
 from graftlm.methods.lora import LoraConfig
 from graftlm.methods.prompt_tuning import PromptTuningConfig
+from graftlm.methods.ptuning import PtuningConfig
 from graftlm.sites import Sites
 from graftlm.tasks._head import guessed_head
 from tiny import HIDDEN, LAYERS, VOCABULARY, WIDTH, output, randomise, randomise_runs
@@ -32,6 +33,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "CodeGen": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
     "Mpt": {"d_model": WIDTH, "n_layers": LAYERS, "n_heads": 2},
     "Mamba": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 4},
+    "Rwkv": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS},
+    "FNet": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": 24},
+    "IBert": HIDDEN | {"pad_token_id": 1},
     "Camembert": HIDDEN | {"pad_token_id": 1},
     "MPNet": HIDDEN | {"pad_token_id": 1},
     "Deberta": HIDDEN,
@@ -106,6 +110,21 @@ def test_lora_refuses_a_model_without_linear_layers_by_name(config: LoraConfig) 
 def test_bitfit_refuses_a_model_without_blocks_by_name() -> None:
     with pytest.raises(UserError, match='in "squeezebert" none of its layers has one'):
         attach(model("SqueezeBert"), {"a": BitfitConfig()})
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig(), PtuningConfig(), InstancePromptConfig()])
+def test_a_prompt_is_refused_by_name_where_words_are_looked_up_in_no_embedding(config: MethodConfig) -> None:
+    with pytest.raises(UserError, match='"ibert" looks words up in a QuantEmbedding, where no virtual tokens'):
+        attach(model("IBert"), {"a": config})
+    ids = torch.tensor([[5, 9, 14]])
+    assert output(attach(model("IBert"), {"a": HeadConfig()})(input_ids=ids)).shape == (1, 3, WIDTH)
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig(), PtuningConfig()])
+@pytest.mark.parametrize("name", ["Mamba", "Rwkv", "FNet"])
+def test_peft_has_no_words_for_a_prompt_of_a_model_without_heads(name: str, config: MethodConfig) -> None:
+    with pytest.raises(NoWordsError, match=f'num_attention_heads; that of "{name.lower()}" has none'):
+        peft_form(kept(config), Sites(model(name)))
 
 
 @pytest.mark.parametrize("name", ["XLNet", "Longformer", "DebertaV2"])

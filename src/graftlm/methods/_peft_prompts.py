@@ -41,9 +41,13 @@ def prompt_form(config: Any, sites: Sites, kind: str = "PROMPT_TUNING") -> PeftF
     (act,) = acts(config, sites)
     assert isinstance(act, Tokens)
     length, width = act.params["values"].shape
-    text = sites.config.get_text_config()
-    heads, layers = int(text.num_attention_heads), sites.depth
-    return _form(kind, f"{act.place}.values", (length, width, 1, heads, layers), sites.embedding_scale)
+    heads = getattr(sites.config.get_text_config(), "num_attention_heads", None)
+    if heads is None:
+        raise NoWordsError(
+            f"PEFT takes a prompt only where the model's config has num_attention_heads; that of "
+            f'"{sites.family}" has none; lora can be said'
+        )
+    return _form(kind, f"{act.place}.values", (length, width, 1, int(heads), sites.depth), sites.embedding_scale)
 
 
 def prefix_form(config: Any, sites: Sites) -> PeftForm:

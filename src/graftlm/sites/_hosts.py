@@ -130,10 +130,6 @@ class EmbeddingHost(Host):
         super().__init__(inner, router)
         self.tables: list[Derived] = []
 
-    @property
-    def num_embeddings(self) -> int:
-        return self.inner.num_embeddings  # pyright: ignore[reportReturnType]
-
     def forward(self, x: Tensor) -> Tensor:
         assert isinstance(self.inner, nn.Embedding)
         virtual = x - self.router.vocabulary  # ≥ 0 at a virtual token

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftlm.core.errors import UserError
 from graftlm.sites import _attention
 from graftlm.sites._acts import Branch, Past, Tokens
 from graftlm.sites._bank import Bank
@@ -90,6 +91,11 @@ class Placing:
         if isinstance(module, EmbeddingHost):
             return module
         path = next(path for path, inner in self.base.named_modules() if inner is module)
+        if not isinstance(module, nn.Embedding):
+            raise UserError(
+                f'"{self.sites.family}" looks words up in a {type(module).__name__}, where no virtual tokens can '
+                "stand; head would work"
+            )
         host = self.host(path)
         assert isinstance(host, EmbeddingHost)
         return host

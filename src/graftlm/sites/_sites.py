@@ -57,7 +57,7 @@ class Sites:
     @cached_property
     def vocabulary(self) -> int:
         """The rows of the input embedding; ids at and above it are virtual tokens."""
-        return int(self.embedding().num_embeddings)
+        return int(self.embedding().weight.shape[0])
 
     @property
     def words(self) -> int:
