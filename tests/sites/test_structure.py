@@ -10,6 +10,7 @@ from torch import nn
 
 import graftlm
 from folders import rows, saved, write
+from graftlm.checkpoint import load_base
 from graftlm.core.errors import UserError
 from graftlm.core.files import read_json
 from graftlm.methods import MethodConfig, NoWordsError, attach, kept, peft_form
@@ -99,6 +100,17 @@ def test_bitfit_trains_every_bias_of_the_backbone(name: str) -> None:
     every = sum(value.numel() for path, value in base.named_parameters() if path.endswith(".bias"))
     attached = attach(base, {"a": BitfitConfig()})
     assert sum(value.numel() for value in attached.parameters_of("a").values()) == every
+
+
+@torch.no_grad()
+def test_sinusoids_that_a_checkpoint_leaves_out_are_computed(tmp_path: Path) -> None:
+    config = transformers.MarianConfig(vocab_size=VOCABULARY, decoder_start_token_id=1, eos_token_id=2, **BOTH)
+    folder = saved(transformers.MarianMTModel(config), tmp_path / "model")
+    base, whole = load_base(folder), transformers.MarianMTModel.from_pretrained(folder)
+    ids = torch.tensor([[5, 9, 14, 2]])
+    wanted = whole.eval().model(input_ids=ids, decoder_input_ids=ids).last_hidden_state
+    assert torch.equal(output(base.model(input_ids=ids, decoder_input_ids=ids)), wanted)
+    assert not base.missing
 
 
 @pytest.mark.parametrize("config", [LoraConfig(), LoraConfig(sites="all-linear")])

@@ -95,6 +95,12 @@ def check_embedding(name: str, model: Any) -> None:
         ) from None
 
 
+def unfilled(model: Any, missing: Collection[str]) -> frozenset[str]:
+    """The missing parameters but for sinusoids, which a class computes itself and Marian's checkpoints leave out."""
+    owners = {key: type(model.get_submodule(key.rpartition(".")[0])).__name__ for key in missing}
+    return frozenset(key for key, owner in owners.items() if not owner.endswith("SinusoidalPositionalEmbedding"))
+
+
 def check_weights(name: str, kind: str, missing: frozenset[str], mismatched: Collection[Any]) -> None:
     """Refuses weights of other shapes than the config's, and a model that lacks some; a new pooler may be missing."""
     if mismatched:

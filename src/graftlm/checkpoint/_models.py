@@ -18,6 +18,7 @@ from graftlm.checkpoint._kinds import (
     check_start,
     check_weights,
     class_of,
+    unfilled,
 )
 from graftlm.checkpoint._trust import check_folder
 from graftlm.core.aliases import ALIASES
@@ -169,7 +170,7 @@ def load_base(name: str, cache: Path | None = None, head: str | None = None) -> 
         )
     except Exception as error:  # Transformers raises anything from OSError to RuntimeError for a bad file
         raise _not_loaded(source, error) from None
-    missing = frozenset(str(key) for key in info["missing_keys"])
+    missing = unfilled(model, info["missing_keys"])
     check_weights(name, type(model).__name__, missing, info["mismatched_keys"])
     check_embedding(source.name, model)
     if head is not None:
