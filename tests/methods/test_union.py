@@ -124,6 +124,18 @@ def test_gates_are_read_by_layer_and_each_in_its_examples_order(family: str) -> 
 
 
 @torch.no_grad()
+def test_gates_of_layers_that_share_blocks_in_groups_are_read_by_layer() -> None:
+    base = model("albert", num_hidden_layers=5, num_hidden_groups=3)  # its blocks are 0, 0, 1, 1, 2
+    attached = attach(base, {"a": UnipeltConfig(bottleneck=3, length=2, hidden=4, rank=2)})
+    with attached.gates() as found:
+        outputs(attached, NAMES, TEXTS)
+    parts = ("attention.prefix", "attention.query.lora", "attention.value.lora", "span.feedforward.adapter")
+    assert {name: len(values) for name, values in found.items()} == {
+        f"{layer}.{part}": 1 for layer in range(5) for part in parts
+    }
+
+
+@torch.no_grad()
 def test_a_gate_on_a_norm_of_each_head_is_the_mean_over_real_tokens_and_heads() -> None:
     attached = attach(model("qwen3"), {"a": union(HOULSBY, LORA, gates=True)})
     randomise_runs(attached)

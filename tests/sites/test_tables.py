@@ -5,6 +5,7 @@ import copy
 import peft
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
@@ -19,6 +20,7 @@ from tiny import (
     UNTABLED,
     WIDTH,
     batch_of,
+    config_of,
     fits,
     model,
     output,
@@ -227,6 +229,12 @@ def test_an_unknown_name_is_refused_with_the_nearest(family: str, targets: list[
 def test_a_role_that_a_model_lacks_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r'gpt2 has no site "feedforward.gate"'):
         Sites(model("gpt2")).select(["feedforward.gate"])
+
+
+@pytest.mark.parametrize(("family", "half"), [("t5", "T5EncoderModel"), ("bart", "BartForCausalLM")])
+def test_half_of_an_encoder_decoder_is_refused_by_name(family: str, half: str) -> None:
+    with pytest.raises(UserError, match=f'a {half} is not all of what the table of "{family}" names: .* has no attr'):
+        attach(getattr(transformers, half)(config_of(family)), {"a": LoraConfig()})
 
 
 @pytest.mark.parametrize("family", UNTABLED)

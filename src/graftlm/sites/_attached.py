@@ -53,6 +53,7 @@ class Attached(nn.Module):
             first_position=sites.position_offset,
             positions=sites.positions,
             vocabulary=sites.vocabulary,
+            blocks=sites.shared,
         )
         self.banks = nn.ModuleList()
         self._views: dict[str, dict[str, nn.Parameter]] = {run: {} for run in self.runs}

@@ -100,7 +100,7 @@ class Prefixes:
         assert self.entry is not None
         assert self.entry.value is not None
         x = by_run(self.entry.value, chunk, self.router)
-        site = replace(self.site, layer=layer, role=self.site.role.removesuffix(".query"))
+        site = replace(self.site, role=self.site.role.removesuffix(".query"))
         view = View(site, nn.Identity(), chunk, self.router, input=self.entry.value, output=x, y=x)
         dtype = None if torch.is_autocast_enabled(x.device.type) else x.dtype
         return gate(view, placed.derived.bank.take(chunk, dtype), layer).reshape(-1, 1, 1)

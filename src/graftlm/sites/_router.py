@@ -53,6 +53,7 @@ class Router:
     calls: dict[Hashable, int] = field(default_factory=dict)
     place: OnePlace | None = None
     noted: dict[str, list[Tensor]] | None = None
+    blocks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def choose(self, route: Route | None) -> None:
         """Puts a route in force, with its plans made, so that a compiled step only reads them."""
@@ -141,13 +142,14 @@ class Router:
     def note(self, site: Site, name: str, values: Tensor) -> None:
         """Records a gate's values (n b 1) as `layer.role.name`, where they are wanted: `noted` is then a dict.
 
-        A site that layers share is each of them in turn.
+        A site that layers share is each of them in turn; `blocks` says of such a stack which block each layer is.
         """
         if self.noted is None:
             return
         call = self.calls.get((site, name), 0)
         self.calls[site, name] = call + 1
-        layer = None if site.layer is None else site.layer + call
+        layers = [layer for layer, block in enumerate(self.blocks.get(site.stack, ())) if block == site.layer]
+        layer = layers[call] if layers else site.layer
         key = f"{replace(site, layer=layer).name}.{name}"
         self.noted.setdefault(key, []).append(values.detach().float().flatten().cpu())
 

@@ -313,8 +313,19 @@ class Sites:
 
     @cached_property
     def stacks(self) -> dict[str, list[str]]:
-        """The paths of the repeated blocks of each stack, first to last."""
-        return blocks_of(self.table, self.backbone, self.prefix)
+        """The paths of the repeated blocks of each stack, first to last; half of an encoder-decoder is refused."""
+        try:
+            return blocks_of(self.table, self.backbone, self.prefix)
+        except AttributeError as error:
+            raise UserError(
+                f'a {type(self.model).__name__} is not all of what the table of "{self.family}" names: {error}; '
+                "the whole model, as AutoModel loads it, would work"
+            ) from None
+
+    @property
+    def shared(self) -> dict[str, tuple[int, ...]]:
+        """Which block each layer is, of the stacks whose layers share blocks."""
+        return {name: stack.calls for name, stack in self.table.stacks.items() if stack.calls} if self.table else {}
 
     @property
     def blocks(self) -> list[str]:
