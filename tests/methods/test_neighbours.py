@@ -7,18 +7,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graftlm.core.errors import UserError
 from graftlm.methods import attach
+from graftlm.methods.prefix import PrefixConfig
 from tiny import (
     BASIC,
     LAYERS,
     METHODS,
     SHARING,
+    TABLED,
+    batch_of,
     fits,
     model,
     output,
     outputs,
     padded,
     randomise_runs,
+    sparing,
     texts,
     virtual,
 )
@@ -48,6 +53,33 @@ def test_bare_rows_beside_virtual_tokens_keep_their_bits(family: str, side: str)
             real = batch["attention_mask"][index].bool()
             assert torch.equal(among[index, real], bare[index, real])
             assert torch.allclose(among[index, real], output(base(torch.tensor([rows[index]])))[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", sparing(TABLED))
+@torch.no_grad()
+def test_beside_a_prefix_a_base_that_was_loaded_with_eager_attention_computes_by_it(family: str) -> None:
+    prefixes = {name: PrefixConfig(length=length, reparametrisation="none") for name, length in (("a", 2), ("b", 3))}
+    names, rows, found = ["a", None, "b"], texts(3, low=5, high=5), {}
+    for kind in ("sdpa", "eager"):
+        base = model(family)
+        base.set_attn_implementation(kind)
+        batch = batch_of(base, rows)
+        plain = output(base(**batch))
+        attached = attach(base, prefixes)
+        randomise_runs(attached)
+        with attached.disabled():
+            assert torch.equal(output(attached(**batch)), plain)
+        with attached.route(names):
+            found[kind] = output(attached(**batch))
+        assert torch.equal(found[kind][1], plain[1])
+    assert torch.allclose(found["sdpa"], found["eager"], atol=1e-5)
+
+
+def test_a_prefix_is_refused_by_name_at_attention_of_another_kind() -> None:
+    base = model("llama")
+    base.config._attn_implementation = "flex_attention"
+    with pytest.raises(UserError, match="attn_implementation = flex_attention takes no prefix; load the model with sd"):
+        attach(base, {"a": METHODS["prefix"]})
 
 
 def losses(family: str, runs: list[str], sick: str | None, mixed: bool) -> dict[str, dict[str, Tensor]]:

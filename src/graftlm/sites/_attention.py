@@ -1,9 +1,10 @@
 """Prefixes at attention, through Transformers' attention interface: keys and values that no cache ever holds.
 
-Rows with a prefix attend to it and to the text; rows without one go through the plain kernel, so their bits do
-not depend on their neighbours.
+Rows with a prefix attend to it and to the text; rows without one go through the kernel that the base was loaded with,
+so their bits do not depend on their neighbours.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import create_position_bias_mask, repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
+from graftlm.core.errors import UserError
 from graftlm.kernels import current, products
 from graftlm.sites._dropout import keyed_dropout, salt
 from graftlm.sites._route import Chunk
@@ -24,7 +26,8 @@ from graftlm.sites._site import Site
 from graftlm.sites._view import Kept, View, by_run
 
 Gate = Callable[[View, dict[str, Tensor], int], Tensor]
-NAME, QUICK = "graftlm", "graftlm-quick"
+NAME, EAGER, QUICK = "graftlm", "graftlm-eager", "graftlm-quick"
+OURS = {"sdpa": NAME, "eager": EAGER}
 ATTRIBUTE = "graftlm_prefixes"
 RECORDER = "graftlm_recorder"
 
@@ -34,7 +37,7 @@ class Kernel(Protocol):
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-    ) -> tuple[Tensor, None]: ...
+    ) -> tuple[Tensor, Any]: ...
 
 
 @dataclass
@@ -133,6 +136,17 @@ def quick(
     return out.transpose(1, 2).contiguous(), None
 
 
+def eager(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Any]:
+    """Transformers' `eager` attention, which each family's file defines beside its attention."""
+    kernel = sys.modules[type(module).__module__].eager_attention_forward
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # it adds the mask
+        shut = torch.finfo(query.dtype).min
+        attention_mask = query.new_zeros(attention_mask.shape).masked_fill(~attention_mask, shut)
+    return kernel(module, query, key, value, attention_mask, **kwargs)
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -142,8 +156,8 @@ def attend(
     *,
     kernel: Kernel = sdpa_attention_forward,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Transformers' `sdpa` attention with a prefix in front of the keys and values of the rows that have one."""
+) -> tuple[Tensor, Any]:
+    """Transformers' attention by `kernel` with a prefix in front of the keys and values of the rows that have one."""
     prefixes: Prefixes | None = getattr(module, ATTRIBUTE, None)
     recorder: Callable[[Tensor, Tensor], None] | None = getattr(module, RECORDER, None)
     if recorder is not None:
@@ -236,17 +250,22 @@ def _some_rows(values: Tensor | None, rows: slice) -> Tensor | None:
     return values if values is None or values.shape[0] == 1 else values[rows]
 
 
-def take_over(model: nn.Module, name: str = NAME) -> list[tuple[Any, str]]:
+def take_over(model: nn.Module, name: str | None = None) -> list[tuple[Any, str]]:
     """Has all attention of a model run through `attend`; gives what `give_back` needs.
 
-    Under the name QUICK it is computed by quick kernels.
+    It is computed as the base was loaded, sdpa or eager, and under the name QUICK by quick kernels.
 
     Each stack of an encoder-decoder has a config of its own, which says how its attention runs.
     """
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     before = [(config, config._attn_implementation) for config in configs.values()]
-    for config, _ in before:
-        config._attn_implementation = name
+    for _, implementation in before:
+        if implementation not in (*OURS, *OURS.values()) and name is None:
+            raise UserError(
+                f"attn_implementation = {implementation} takes no prefix; load the model with {' or '.join(OURS)}"
+            )
+    for config, implementation in before:
+        config._attn_implementation = name or OURS.get(implementation, implementation)
     return before
 
 
@@ -256,6 +275,7 @@ def give_back(before: list[tuple[Any, str]]) -> None:
 
 
 AttentionInterface.register(NAME, attend)
+AttentionInterface.register(EAGER, partial(attend, kernel=eager))
 AttentionInterface.register(QUICK, partial(attend, kernel=quick))
-for _name in (NAME, QUICK):
-    AttentionMaskInterface.register(_name, sdpa_mask)
+for _name, _mask in ((NAME, sdpa_mask), (EAGER, eager_mask), (QUICK, sdpa_mask)):
+    AttentionMaskInterface.register(_name, _mask)
