@@ -18,6 +18,7 @@ from graftlm.core.results import fit_command, results
 from graftlm.core.settings import FitConfig
 from graftlm.reporting import _figures, _parts
 from graftlm.reporting._settings import settings
+from graftlm.reporting._tables import escaped
 from graftlm.reporting.report import report
 
 LABELS = ["bad", "good"]
@@ -96,6 +97,12 @@ def test_results_are_written_as_csv_parquet_and_latex(tmp_path: Path) -> None:
     assert r"\textbf{prompt\_tuning-shots16} & $0.500 \pm 0.000$ & $0.762 \pm 0.018$ & 110 & 2.0 \\" in latex
 
 
+def test_a_name_in_latex_is_printed_as_it_stands() -> None:
+    assert escaped("a_b&50%#$ {c}") == r"a\_b\&50\%\#\$ \{c\}"
+    assert escaped(r"\~^") == r"\textbackslash{}\textasciitilde{}\textasciicircum{}"
+    assert escaped("[1]*<|>") == r"{[}1]{*}\textless{}\textbar{}\textgreater{}"
+
+
 def test_comparisons_are_merged_and_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     one = _comparison(tmp_path / "one", {"lora": 30, "head": 12})
     two = _comparison(tmp_path / "two", {"lora": 20})
@@ -151,7 +158,7 @@ def test_an_answer_is_right_that_has_all_that_the_metric_counts(tmp_path: Path) 
     other: list[tuple[Any, Any]] = [("A dog!", [1.0, 1.0]), (f"{long}b", [1.0, 1.0]), ("bad", None)]
     for method, rows in (("a", one), ("b", other)):
         _answering(out, method, rows + [("bad", [1.0, 1.0])] * 37)
-    trues = ["the dog", long, "good", *["bad"] * 37]
+    trues = ["the dog", long, ["fine", "good"], *["bad"] * 37]
     texts = [json.dumps({"text": f"text {place}", "true": true}) + "\n" for place, true in enumerate(trues)]
     (out / "examples.jsonl").write_text("".join(texts))
     text = report([out])[0].read_text()
@@ -160,6 +167,7 @@ def test_an_answer_is_right_that_has_all_that_the_metric_counts(tmp_path: Path) 
     cut = f"{long[:400]}…"
     assert said[:4] == [("right", "a dog"), ("right", "A dog!"), ("wrong", cut), ("right", cut)]
     assert said[4:] == [("right", "good"), ("wrong", "bad")]
+    assert "<td>fine / good</td>" in text
     assert long not in text
 
 

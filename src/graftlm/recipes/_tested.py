@@ -101,6 +101,8 @@ def _said(example: Example, test: Test) -> dict[str, Any]:
     texts = {"text": text[:LONG]}
     if example.text_pair is not None:
         texts["text_pair"] = example.text_pair[:LONG]
+    if isinstance(true, tuple):
+        return {**texts, "true": true[0] if len(true) == 1 else true}
     return {**texts, "true": "" if true is None else str(_spelt(true))}
 
 

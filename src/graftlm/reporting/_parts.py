@@ -116,10 +116,12 @@ def disagreements(found: Sequence[Setting], texts: Sequence[Mapping[str, Any]]) 
         groups: dict[str, list[str]] = {}
         for name, own in answers.items():
             groups.setdefault(own[place]["answer"], []).append(name)
-        true = str(texts[place].get("true", "")) if place < len(texts) else ""
+        given = texts[place].get("true", "") if place < len(texts) else ""
+        trues = given if isinstance(given, list) else [str(given)]
+        true = " / ".join(map(str, trues))
         shares = {own[place]["answer"]: own[place]["share"] for own in answers.values()}
         most = sorted(groups.items(), key=lambda item: -len(item[1]))
-        said = "; ".join(_side(answer, names, _whole(answer, shares[answer], true)) for answer, names in most)
+        said = "; ".join(_side(answer, names, _whole(answer, shares[answer], trues)) for answer, names in most)
         text = _text(texts[place]) if place < len(texts) else f"example {place + 1}"
         wide = ' class="text"' if len(true) > NARROW else ""
         cells = [f'<td class="text">{text}</td>', f"<td{wide}>{html.escape(_cut(true))}</td>"]
@@ -135,9 +137,9 @@ def _side(answer: str, names: Sequence[str], right: bool) -> str:
     return f'<b class="{"right" if right else "wrong"}">{html.escape(_cut(answer))}</b> {html.escape(_listed(names))}'
 
 
-def _whole(answer: str, share: Sequence[float] | None, true: str) -> bool:
-    """Whether an answer has all that the metric counts, or where that is no sum over examples, is the true one."""
-    return answer == true if share is None else share[0] >= share[1]
+def _whole(answer: str, share: Sequence[float] | None, trues: Sequence[str]) -> bool:
+    """Whether an answer has all that the metric counts, or where that is no sum over examples, is a true one."""
+    return answer in trues if share is None else share[0] >= share[1]
 
 
 def _cut(text: str) -> str:

@@ -11,7 +11,9 @@ from graftlm.reporting._settings import Setting, ranked
 from graftlm.reporting._statistics import Verdict
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in LaTeX's first encoding
 SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+SPECIAL |= {letter: f"{{{letter}}}" for letter in "[*"}  # an option of the line before
 
 
 def write_csv(path: Path, runs: Sequence[Result]) -> None:

@@ -93,12 +93,12 @@ def task(name: str) -> ModuleType:
 
     It has LOWER_IS_BETTER, TUNES, `Options`, `measures`, `outputs`, `goals`, `loss`, `decode`, `metrics`, `details` and
     `tuned`, as graftlm.tasks.classification does, and `shares` where its first metric is a fraction of two sums over
-    examples. SHOWN, where it has one, is the part of an answer that a report shows, and `right` what that should be,
-    where an example's `answer` says it. READS says what an example is: a text with a "class" or a "score", or "rows"
-    that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole "text", or by the
-    task's own `encode` "tokens" of rows, or "vectors" of a row and the texts that belong to it, whose `loss` takes the
-    options too; or "lm", the base's own, which foresees each row's answer and writes texts: what `decode` and `metrics`
-    take is then `Written`; or "mlm", an encoder's own, which guesses words: `Guessed`.
+    examples. SHOWN, where it has one, is the part of an answer that a report shows, and `right` what that should be (of
+    a tuple any will do), where an example's `answer` says it. READS says what an example is: a text with a "class" or a
+    "score", or "rows" that the task's own `read` and `asked` make examples of. HEAD says what logits are of: a whole
+    "text", or by the task's own `encode` "tokens" of rows, or "vectors" of a row and the texts that belong to it, whose
+    `loss` takes the options too; or "lm", the base's own, which foresees each row's answer and writes texts: what
+    `decode` and `metrics` take is then `Written`; or "mlm", an encoder's own, which guesses words: `Guessed`.
     """
     return registry.load(PACKAGE, "task", name)
 

@@ -294,6 +294,14 @@ def metrics(guessed: Guessed, encoded: Encoded, problem: Problem) -> dict[str, f
     return {name: sum(0 < rank <= most for rank in ranks) / max(1, len(ranks)) for name, most in counts.items()}
 
 
+def shares(guessed: Guessed, encoded: Encoded, problem: Problem) -> list[tuple[float, float]]:
+    """What each example adds to the two sides of the fraction that the first metric is: right words, and masks."""
+    own: list[list[int]] = [[] for _ in encoded.examples]
+    for owner, ranks in zip(encoded.owners, guessed.ranks, strict=True):
+        own[owner] += ranks
+    return [(float(sum(rank == 1 for rank in ranks)), float(len(ranks))) for ranks in own]
+
+
 def details(guessed: Guessed, encoded: Encoded, problem: Problem) -> Details:
     """Nothing: the classes are all words."""
     return Details()

@@ -222,9 +222,9 @@ def decode(written: Written, encoded: Encoded, problem: Problem) -> list[dict[st
     ]
 
 
-def right(example: Example, labels: Sequence[str]) -> str:
-    """The texts that the example takes."""
-    return " / ".join(example.answer)
+def right(example: Example, labels: Sequence[str]) -> tuple[str, ...]:
+    """The texts that the example takes, each of them right."""
+    return example.answer
 
 
 def measures(problem: Problem) -> tuple[str, ...]:

@@ -239,9 +239,9 @@ def _none(best: Sequence[Candidate], none: float, problem: Problem) -> bool:
     return "none" in problem.labels and none - best[0].score > threshold
 
 
-def right(example: Example, labels: Sequence[str]) -> str:
-    """The answers that the example takes."""
-    return " / ".join(dict.fromkeys(_right(example)))
+def right(example: Example, labels: Sequence[str]) -> tuple[str, ...]:
+    """The answers that the example takes, each of them right; "" where it has none."""
+    return tuple(dict.fromkeys(_right(example))) or ("",)
 
 
 def measures(problem: Problem) -> tuple[str, ...]:
