@@ -36,6 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Mamba": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 4},
     "Rwkv": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS},
     "FNet": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": 24},
+    "ConvBert": HIDDEN | {"embedding_size": 12, "conv_kernel_size": 3},
     "IBert": HIDDEN | {"pad_token_id": 1},
     "Camembert": HIDDEN | {"pad_token_id": 1},
     "MPNet": HIDDEN | {"pad_token_id": 1},
@@ -46,6 +47,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Longformer": HIDDEN | {"pad_token_id": 1, "attention_window": 4},
     "XLNet": {"d_model": WIDTH, "n_layer": LAYERS, "n_head": 2, "d_inner": 24},
 }
+READERS = ("FNet", "ConvBert")
 
 
 def model(name: str) -> nn.Module:
@@ -88,6 +90,22 @@ def test_an_encoders_head_reads_the_first_token(name: str) -> None:
 @pytest.mark.parametrize(("name", "taken"), [("Camembert", 2), ("MPNet", 2), ("Ernie", 0)])
 def test_positions_that_padding_takes_are_not_left_for_text(name: str, taken: int) -> None:
     assert Sites(model(name)).positions == 64 - taken
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_family_whose_layers_read_padding_says_so(name: str) -> None:
+    notice = Sites(model(name)).notice
+    assert notice is not None
+    assert notice.endswith("; it reads padding, so a text's answer depends on its batch") == (name in READERS)
+
+
+@pytest.mark.parametrize(("name", "reads"), [("Rwkv", True), ("Mamba", False), ("CodeGen", False), ("Bloom", False)])
+def test_one_that_writes_texts_is_tried_with_padding_at_the_left(name: str, reads: bool) -> None:
+    config = getattr(transformers, f"{name}Config")(vocab_size=VOCABULARY, **CONFIGS[name])
+    writer = getattr(transformers, f"{name}ForCausalLM")(config)
+    randomise(writer)
+    assert Sites(writer.train()).reads_padding == reads
+    assert writer.training
 
 
 def test_a_limit_of_minus_one_is_none() -> None:

@@ -1,10 +1,13 @@
-"""Layers that are given anything but a row for each text, where a route cannot tell the runs of a batch apart."""
+"""Layers that are given anything but a row for each text, where a route cannot tell the runs of a batch apart, and
+layers that read padding."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftlm.sites._acts import Act, Branch, Tokens
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from graftlm.sites._sites import Sites
 
 ROWS, TOKENS = 3, 5  # of the batch that is tried
+ROUNDING = 1e-3  # of the largest state
 
 
 def mixed(sites: "Sites", acts: Sequence[Act]) -> str | None:
@@ -39,6 +43,34 @@ def mixing(sites: "Sites") -> frozenset[str]:
     with _watched(sites, found):
         sites.backbone(**batch)
     return frozenset(found)
+
+
+@torch.no_grad()
+def reads_padding(sites: "Sites") -> bool:
+    """Whether a backbone's states of a text depend on padding at its right, or at its left where texts are generated.
+
+    FNet's and ConvBERT's layers mix padding in, and RWKV's state remembers it.
+    """
+    named = getattr(sites.config, "pad_token_id", None)
+    padding = named if isinstance(named, int) and 0 <= named < sites.vocabulary else 0
+    words = [word for word in range(TOKENS + 1) if word != padding][:TOKENS]
+    ids = torch.tensor([words], device=next(sites.backbone.parameters()).device)
+    fixed = {"decoder_input_ids": ids} if sites.encoder_decoder else {}
+    writes = not sites.encoder_decoder and getattr(sites.model, "can_generate", lambda: False)()
+    placed = "position_ids" in inspect.signature(sites.backbone.forward).parameters
+    with _watched(sites, set()):
+        alone = sites.backbone(input_ids=ids, attention_mask=torch.ones_like(ids), **fixed)[0]
+        for left in (0, TOKENS) if writes else (0,):
+            sides = (left, TOKENS - left)
+            mask = F.pad(torch.ones_like(ids), sides)
+            given = {"input_ids": F.pad(ids, sides, value=padding), "attention_mask": mask}
+            if left and placed:
+                given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+            found = sites.backbone(**given, **fixed)[0]
+            own = found if fixed else found[:, left : left + TOKENS]
+            if not bool((own - alone).abs().max() <= ROUNDING * alone.abs().max()):
+                return True
+    return False
 
 
 @contextmanager

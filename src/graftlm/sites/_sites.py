@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from graftlm.core.errors import UserError, unknown
 from graftlm.sites._finding import architecture_of, backbone_of, blocks_of, by_structure, by_table, outside
-from graftlm.sites._mixing import mixing
+from graftlm.sites._mixing import mixing, reads_padding
 from graftlm.sites._site import Attention, Site, is_linear, layer_site
 from graftlm.sites._table import ROLES, SPANS, STACKS, Head
 from graftlm.sites._view import frozen_weight
@@ -38,10 +38,11 @@ class Sites:
         """What a user should know about how the sites were found."""
         if self.table is not None:
             return None
-        return (
+        said = (
             f'no table for the architecture "{self.family}": found {len(self.all)} sites by structure '
             f"(layers inside {self.depth} repeated blocks); roles stand for every linear layer there"
         )
+        return f"{said}; it reads padding, so a text's answer depends on its batch" if self.reads_padding else said
 
     @cached_property
     def depth(self) -> int:
@@ -116,6 +117,11 @@ class Sites:
     def mixing(self) -> frozenset[str]:
         """The layers that do not keep texts apart; a family with a table has none."""
         return mixing(self) if self.table is None else frozenset()
+
+    @cached_property
+    def reads_padding(self) -> bool:
+        """Whether texts that stand beside longer ones have other states; not known of a model without weights."""
+        return self.table is None and self.model.device.type != "meta" and reads_padding(self)
 
     @property
     def head(self) -> Head | None:
