@@ -202,6 +202,31 @@ def test_generate_gives_the_same_without_a_cache(family: str) -> None:
         assert generated(family, names, 1)[2] == generated(family, names, 1, use_cache=False)[2]
 
 
+@pytest.mark.parametrize("names", [["prefix"], ["unshifted"], ["prefix", None], [None, "prefix"]])
+@torch.no_grad()
+def test_a_cache_is_dropped_where_shifted_positions_change_to_the_long_factors_of_their_rope(
+    names: list[str | None],
+) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 2, "long_factor": [2.0, 3.0]}
+    limits = {"original_max_position_embeddings": 12}
+    base = model("phi3", lm=True, rope_parameters=rope | {"rope_theta": 100.0} | limits, **limits)
+    attached = attach(base, {run: GENERATING[run] for run in ("prefix", "unshifted")})
+    randomise_runs(attached, std=1.0)
+    for seed in range(6):
+        rows = texts(len(names), seed=seed, low=6, high=6)
+        batch = padded([virtual(attached, name) + row for name, row in zip(names, rows, strict=True)], "left")
+        with attached.route(names):
+            cached, whole = (
+                attached.base.generate(
+                    **batch, max_new_tokens=10, do_sample=False, eos_token_id=VOCABULARY + 99, use_cache=use
+                )
+                for use in (True, False)
+            )
+        assert torch.equal(cached, whole)
+    attached.detach()
+    assert "prepare_inputs_for_generation" not in vars(base)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("run", ["prefix", "prompt", None])
 @torch.no_grad()

@@ -12,6 +12,7 @@ from graftlm.sites._acts import Branch, Past, Tokens
 from graftlm.sites._bank import Bank
 from graftlm.sites._dropout import salt
 from graftlm.sites._hosts import EmbeddingHost, Host, Placed
+from graftlm.sites._longrope import PREPARE, renewing
 from graftlm.sites._router import Derived, Router
 from graftlm.sites._site import Attention, Site
 from graftlm.sites._sites import Sites
@@ -76,6 +77,7 @@ class Placing:
             self._hooks.append(module.register_forward_hook(self.router.unfold))
         shifts = self.router.shifts.setdefault(stream, {})
         shifts[run] = shifts.get(run, 0) + act.position_shift
+        self._renew_caches()
 
     def host(self, path: str) -> Host:
         """The host at a module path, put there once."""
@@ -105,6 +107,13 @@ class Placing:
         made = getattr(self.base, PROCESSORS, None)
         if made is not None and PROCESSORS not in vars(self.base):
             setattr(self.base, PROCESSORS, _of_words(made, self.sites.vocabulary))
+
+    def _renew_caches(self) -> None:
+        """Has `generate`, where the base has it, change to the long factors of its rope where shifted positions do."""
+        rope, made = getattr(self.sites.config, "rope_parameters", None) or {}, getattr(self.base, PREPARE, None)
+        if rope.get("rope_type") == "longrope" and made is not None and PREPARE not in vars(self.base):
+            limit = int(rope["original_max_position_embeddings"])
+            setattr(self.base, PREPARE, renewing(made, self.router, limit))
 
     def _replace(self, path: str, module: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
@@ -151,7 +160,8 @@ class Placing:
         for hook in self._hooks:
             hook.remove()
         self.unhost()
-        vars(self.base).pop(PROCESSORS, None)
+        for name in (PROCESSORS, PREPARE):
+            vars(self.base).pop(name, None)
         for module in self.base.modules():
             if hasattr(module, _attention.ATTRIBUTE):
                 delattr(module, _attention.ATTRIBUTE)
