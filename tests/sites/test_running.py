@@ -202,7 +202,19 @@ def test_generate_gives_the_same_without_a_cache(family: str) -> None:
         assert generated(family, names, 1)[2] == generated(family, names, 1, use_cache=False)[2]
 
 
-@pytest.mark.parametrize("names", [["prefix"], ["unshifted"], ["prefix", None], [None, "prefix"]])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_a_prompt_beside_which_positions_begin_anew_is_no_packed_text_of_its_own(family: str) -> None:
+    attached, row = generating(family), [5, 9, 14, 33, 8]
+    ids = torch.tensor([virtual(attached, "bare") + row])
+    with attached.route(["bare"]):  # `generate` drops a mask without padding and gives positions
+        found = attached.base.generate(
+            ids, max_new_tokens=NEW, do_sample=False, eos_token_id=VOCABULARY + 99, use_cache=False
+        )[0, -NEW:].tolist()
+    assert found == greedily(attached, "bare", row)
+
+
+@pytest.mark.parametrize("names", [["prefix"], ["unshifted"], ["bare"], ["prefix", None], [None, "prefix"]])
 @torch.no_grad()
 def test_a_cache_is_dropped_where_shifted_positions_change_to_the_long_factors_of_their_rope(
     names: list[str | None],
@@ -210,7 +222,7 @@ def test_a_cache_is_dropped_where_shifted_positions_change_to_the_long_factors_o
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 2, "long_factor": [2.0, 3.0]}
     limits = {"original_max_position_embeddings": 12}
     base = model("phi3", lm=True, rope_parameters=rope | {"rope_theta": 100.0} | limits, **limits)
-    attached = attach(base, {run: GENERATING[run] for run in ("prefix", "unshifted")})
+    attached = attach(base, {run: GENERATING[run] for run in ("prefix", "unshifted", "bare")})
     randomise_runs(attached, std=1.0)
     for seed in range(6):
         rows = texts(len(names), seed=seed, low=6, high=6)

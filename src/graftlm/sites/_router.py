@@ -185,14 +185,12 @@ class Router:
             elif shift is None:
                 return None
             else:
-                past = kwargs.get("past_key_values")
-                seen = past.get_seq_length() if past is not None else 0
+                seen = _seen(kwargs)
                 given = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)[None] + first
                 given = given.expand(tokens.shape[0], -1)
-                if kwargs.get("attention_mask") is None:
-                    # without a mask, Transformers reads positions that jump back as packed texts
-                    size = (tokens.shape[0], seen + tokens.shape[1])
-                    kwargs["attention_mask"] = torch.ones(size, dtype=torch.long, device=tokens.device)
+                _unpack(tokens, kwargs)
+        elif min(self.shifts.get("", {}).values(), default=0) < 0:
+            _unpack(tokens, kwargs)
         moved = given if shift is None else given + shift
         own = torch.where(moved < first, given, moved).clamp(min=first)  # an unshifted prompt keeps its own places
         if mask is None or kwargs.get("position_ids") is not None:
@@ -264,3 +262,16 @@ class Router:
 def _reaching(mask: Tensor, length: int) -> Tensor:
     """A mask (rows t) of at least `length` places: some families pad a batch to a multiple of their window."""
     return F.pad(mask, (0, length - mask.shape[1])) if mask.shape[1] < length else mask
+
+
+def _seen(kwargs: Mapping[str, Any]) -> int:
+    """How many tokens the cache holds."""
+    past = kwargs.get("past_key_values")
+    return past.get_seq_length() if past is not None else 0
+
+
+def _unpack(tokens: Tensor, kwargs: dict[str, Any]) -> None:
+    """Gives a mask where there is none: without one, Transformers reads positions that jump back as packed texts."""
+    if kwargs.get("attention_mask") is None:
+        size = (tokens.shape[0], _seen(kwargs) + tokens.shape[1])
+        kwargs["attention_mask"] = torch.ones(size, dtype=torch.long, device=tokens.device)
