@@ -371,3 +371,16 @@ def test_one_seed_has_no_deviation_in_any_of_the_tables(tmp_path: Path) -> None:
     assert "± 0.000" not in page
     assert r"\pm" not in (out / "results.tex").read_text()
     assert "over their one pair (max-statistic)" in page
+
+
+@pytest.mark.parametrize(("most", "labels"), [(90_000, "D2"), (200_000_000, 1)])
+def test_counts_of_parameters_far_apart_are_labelled_at_whole_decades(
+    most: int, labels: str | int, tmp_path: Path
+) -> None:
+    out = _comparison(tmp_path / "c", {"lora": 38, "head": 12})
+    for path in out.glob("runs/lora-*/run.json"):
+        record = json.loads(path.read_text())
+        record["parameters"]["delta"] = most
+        path.write_text(json.dumps(record))
+    found = settings(results([out]))
+    assert _figures.against_parameters(found, "accuracy", _figures.looks(found)).layout.xaxis.dtick == labels

@@ -85,21 +85,23 @@ def intervals(found: Sequence[Setting], verdict: Verdict, metric: str) -> graphs
 
 def against_parameters(found: Sequence[Setting], metric: str, style: Looks) -> graphs.Figure:
     """The mean metric against the number of trained parameters, on a log axis."""
-    figure = graphs.Figure()
+    figure, counts = graphs.Figure(), []
     for setting in found:
         spread = setting.spread("test") or setting.spread("validation")
         if spread is None or not setting.first.trained:
             continue
+        counts.append(setting.done[0].trained)
         look = style[setting.name]
         figure.add_scatter(
-            x=[setting.done[0].trained],
+            x=counts[-1:],
             y=[spread[0]],
             error_y={"array": [spread[1] or 0], "thickness": 1.2, "color": look["color"]},
             mode="markers",
             marker={"color": look["color"], "symbol": look["symbol"], "size": 12},
             name=short(setting.name),
         )
-    figure.update_xaxes(type="log", tickformat="~s")
+    near = bool(counts) and max(counts) < 1000 * min(counts)  # labels at 1, 2 and 5 of more decades would overlap
+    figure.update_xaxes(type="log", tickformat="~s", dtick="D2" if near else 1)
     return styled(figure, x="trained parameters", y=metric)
 
 
