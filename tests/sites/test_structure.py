@@ -108,6 +108,13 @@ def test_one_that_writes_texts_is_tried_with_padding_at_the_left(name: str, read
     assert writer.training
 
 
+def test_a_family_that_does_not_take_the_lengths_that_are_tried_is_known_by_the_rest() -> None:
+    options = HIDDEN | {"vocab_size": VOCABULARY, "segment_means_seq_len": 64, "num_landmarks": 8}
+    sites = Sites(transformers.NystromformerModel(transformers.NystromformerConfig(**options)))
+    assert sites.notice is not None
+    assert not sites.reads_padding
+
+
 def test_a_limit_of_minus_one_is_none() -> None:
     assert Sites(model("XLNet")).positions is None
 

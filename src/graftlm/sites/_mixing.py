@@ -49,8 +49,16 @@ def mixing(sites: "Sites") -> frozenset[str]:
 def reads_padding(sites: "Sites") -> bool:
     """Whether a backbone's states of a text depend on padding at its right, or at its left where texts are generated.
 
-    FNet's and ConvBERT's layers mix padding in, and RWKV's state remembers it.
+    FNet's and ConvBERT's layers mix padding in, and RWKV's state remembers it. A family that does not take texts of the
+    lengths that are tried, as Nystromformer, is not known to.
     """
+    try:
+        return _reads_padding(sites)
+    except RuntimeError:
+        return False
+
+
+def _reads_padding(sites: "Sites") -> bool:
     named = getattr(sites.config, "pad_token_id", None)
     padding = named if isinstance(named, int) and 0 <= named < sites.vocabulary else 0
     words = [word for word in range(TOKENS + 1) if word != padding][:TOKENS]
