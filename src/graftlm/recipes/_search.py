@@ -48,9 +48,13 @@ class Trials:
         draws = [{}, *(self._values(study.ask()) for _ in range(DRAWS))]
         for method, (path, choice) in product(self.config.methods, self.search.space.items()):
             for value in (choice["low"], choice["high"]) if isinstance(choice, Mapping) else choice:
-                found = [self._refusal(read, method, {**others, path: value}) for others in draws]
-                errors = [error for error in found if error is not None]
-                if len(errors) == len(draws):
+                errors: list[UserError] = []
+                for others in draws:
+                    error = self._refusal(read, method, {**others, path: value})
+                    if error is None:
+                        break
+                    errors.append(error)
+                else:
                     raise errors[0]
 
     def _refusal(self, read: Callable[[FitConfig], object], method: Any, values: Mapping[str, Any]) -> UserError | None:
