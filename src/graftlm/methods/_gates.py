@@ -41,6 +41,7 @@ def gated(act: Act, name: str, pooling: Pooling, sites: Sites) -> Act:
             keep=None if act.keep is None else _keeping(act.keep, (weight, bias)),
             merge=None,
             whole_text=WHOLE_TEXT,
+            wide=True,
         )
     if isinstance(act, Past):
         layers, width = len(act.attentions), sites.query(act.attentions[0]).d_in

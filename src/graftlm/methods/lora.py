@@ -138,7 +138,7 @@ def _act(config: LoraConfig, site: Site, sites: Sites) -> Branch:
     plain = _branch(config, site)
     if config.dora:
         params = {**plain.params, "magnitude": _dora.magnitude(sites.weight(site), site.d_out)}
-        return replace(plain, params=params, forward=_dora.forward, merge=_dora.merge)
+        return replace(plain, params=params, forward=_dora.forward, merge=_dora.merge, wide=True)
     if config.init == "pissa":
         rank, scale = plain.params["down"].shape[0], plain.constants["scale"]
         params = _pissa.params(site, sites.weight(site), rank, scale, config.pissa_iterations)

@@ -73,6 +73,7 @@ class Branch:
     run's learning rate for some tensors. `keep` makes of one run's tensors what is stored, where that is another
     form (the form of the method's `kept` config). `gate_input` is what a gate on the branch reads, where that is not
     the layer's input. `whole_text` says what the branch does with an example's whole text, where it needs it.
+    `wide` has it computed in fp32 where the activations are narrower, since small differences of large numbers matter.
     `merge` folds one run's tensors into the site's weight (d_out d_in) and bias, which other branches may have changed;
     the tensors have the weight before that as `frozen`. It is None where nothing can be folded.
     """
@@ -88,6 +89,7 @@ class Branch:
     keep: "Callable[[Tensors], Tensors] | None" = None
     gate_input: "Callable[[View], Tensor] | None" = None
     whole_text: str = ""
+    wide: bool = False
 
     @property
     def stream(self) -> str:

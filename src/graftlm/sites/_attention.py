@@ -23,7 +23,7 @@ from graftlm.sites._dropout import keyed_dropout, salt
 from graftlm.sites._route import Chunk
 from graftlm.sites._router import Derived, Router
 from graftlm.sites._site import Site
-from graftlm.sites._view import Kept, View, by_run
+from graftlm.sites._view import Kept, View, by_run, compute_dtype
 
 Gate = Callable[[View, dict[str, Tensor], int], Tensor]
 NAME, EAGER, QUICK = "graftlm", "graftlm-eager", "graftlm-quick"
@@ -104,8 +104,8 @@ class Prefixes:
         assert self.entry.value is not None
         x = by_run(self.entry.value, chunk, self.router)
         site = replace(self.site, role=self.site.role.removesuffix(".query"))
-        view = View(site, nn.Identity(), chunk, self.router, input=self.entry.value, output=x, y=x)
-        dtype = None if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = compute_dtype(x, wide=True)
+        view = View(site, nn.Identity(), chunk, self.router, input=self.entry.value, output=x, y=x, dtype=dtype)
         return gate(view, placed.derived.bank.take(chunk, dtype), layer).reshape(-1, 1, 1)
 
 

@@ -10,7 +10,7 @@ from graftlm.sites._bank import Bank
 from graftlm.sites._route import Chunk
 from graftlm.sites._router import Derived, Router
 from graftlm.sites._site import Rows, Site
-from graftlm.sites._view import Ends, Kept, View
+from graftlm.sites._view import Ends, Kept, View, compute_dtype
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Placed:
     rate: Tensor | None
     salt: int
     ends: Ends | None
+    wide: bool
     strength: Tensor | None = None
 
 
@@ -96,8 +97,8 @@ class Host(nn.Module):
 
     def _computation(self, placed: Placed, chunk: Chunk, x: Tensor, frozen: Tensor) -> Callable[[Tensor], Tensor]:
         def compute(rows: Tensor) -> Tensor:
-            y = chunk.by_run(rows)
-            dtype = compute_dtype(y)
+            dtype = compute_dtype(rows, placed.wide)
+            y = chunk.by_run(rows if dtype is None else rows.to(dtype))
             view = View(
                 placed.site,
                 self.inner,
@@ -174,11 +175,6 @@ class EmbeddingHost(Host):
         mean = (y * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)  # rows 1 d
         made = derived.from_input(chunk.by_run(mean), derived.bank.take(chunk, compute_dtype(y)))  # n rows length·d
         return virtual[..., None], y, made.reshape(y.shape[0], -1, y.shape[-1]).to(y.dtype)
-
-
-def compute_dtype(y: Tensor) -> torch.dtype | None:
-    """The dtype that a bank's tensors take: the activations', unless autocast looks after them."""
-    return None if torch.is_autocast_enabled(y.device.type) else y.dtype
 
 
 def patched(y: Tensor, patches: Sequence[Patch], router: Router) -> Tensor:

@@ -41,7 +41,7 @@ class Placing:
     def branch(self, bank: Bank, act: Branch, rate: Tensor | None, place: str) -> None:
         site = act.site
         ends = self._ends(site) if site.span is not None else None
-        placed = Placed(site, bank, act.forward, rate, salt(place), ends)  # pyright: ignore[reportArgumentType]
+        placed = Placed(site, bank, act.forward, rate, salt(place), ends, act.wide)  # pyright: ignore[reportArgumentType]
         host = self.host(site.module)
         if act.where == "input":
             host.inputs.append(placed)

@@ -40,7 +40,7 @@ class Ends:
 class View:
     """One site for one chunk of rows. n runs, r rows of a run (examples · tokens), d width.
 
-    y (n r d_out) is the output so far. Everything else is computed when it is asked for.
+    y (n r d_out) is the output so far. Everything else is computed when it is asked for, in `dtype` where one is given.
     """
 
     site: Site
@@ -57,7 +57,8 @@ class View:
     dtype: torch.dtype | None = None
 
     def _by_run(self, x: Tensor) -> Tensor:
-        return by_run(x, self.chunk, self.router)
+        found = by_run(x, self.chunk, self.router)
+        return found if self.dtype is None else found.to(self.dtype)
 
     def _kept(self, kept: Kept) -> Tensor:
         """What a span's entry has kept, at the one place that its exit is computed at, where it is one."""
@@ -84,7 +85,10 @@ class View:
     def norm(self, h: Tensor) -> Tensor:
         """The frozen norm that follows a span's addition, (n r d) -> (n r d); the identity in a pre-norm model."""
         assert self.ends is not None
-        return h if self.ends.norm is None else self.ends.norm(h)
+        if self.ends.norm is None:
+            return h
+        weight = next(self.ends.norm.parameters(), h)
+        return self.ends.norm(h.to(weight.dtype)).to(h.dtype)
 
     @property
     def normalised(self) -> Tensor:
@@ -156,6 +160,13 @@ class View:
             positions = (positions[..., None] * self.heads + each).flatten(1)
         rate = self.chunk.spread(self.rate, keys.shape[0])
         return keyed_dropout(by_row, keys, positions, self.salt, rate).reshape(h.shape)
+
+
+def compute_dtype(y: Tensor, wide: bool = False) -> torch.dtype | None:
+    """What a branch is computed in: the activations' dtype, or fp32 at least; None where autocast looks after it."""
+    if torch.is_autocast_enabled(y.device.type):
+        return None
+    return torch.promote_types(y.dtype, torch.float32) if wide else y.dtype
 
 
 def by_run(x: Tensor, chunk: Chunk, router: "Router") -> Tensor:
