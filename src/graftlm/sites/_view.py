@@ -58,7 +58,7 @@ class View:
 
     def _by_run(self, x: Tensor) -> Tensor:
         found = by_run(x, self.chunk, self.router)
-        return found if self.dtype is None else found.to(self.dtype)
+        return found.to(self.dtype) if self.dtype is not None and found.is_floating_point() else found
 
     def _kept(self, kept: Kept) -> Tensor:
         """What a span's entry has kept, at the one place that its exit is computed at, where it is one."""
