@@ -64,13 +64,22 @@ class Heard(Silent):
         self.warnings.append(text)
 
 
+LONG_CONTEXT = " ".join(f"w{place}" for place in range(50))
 LONG: dict[str, dict[str, Any]] = {
     "generation": {"text": "w1", "target": "w3 w4 w5 w6 w7 w8"},
     "cloze": {"text": "w1 w56 w3", "words": "w4 w5"},
+    "spans": {"question": "w1", "context": LONG_CONTEXT, "answers": LONG_CONTEXT},
 }
+OPTIONS = {"generation": {"max_new_tokens": 4}, "cloze": {"mask": "w56"}, "spans": {"stride": 4}}
+LEARNED = [("gpt2", "generation"), ("t5", "generation"), ("bert", "cloze"), ("bert", "spans")]
 
 
-@pytest.mark.parametrize(("family", "name"), [("gpt2", "generation"), ("t5", "generation"), ("bert", "cloze")])
+def good_row(row: int) -> dict[str, Any]:
+    texts = {"text": f"w{row + 1} w2 w56", "target": "w1 w2", "words": f"w{row}"}
+    return texts | {"question": "w1", "context": LONG_CONTEXT, "answers": LONG_CONTEXT[3 * row :][:8]}
+
+
+@pytest.mark.parametrize(("family", "name"), LEARNED)
 @pytest.mark.parametrize("size", [2, 12])
 def test_a_target_that_cannot_be_learned_changes_nothing_of_what_is(
     family: str, name: str, size: int, write: Any, tmp_path: Path
@@ -79,13 +88,12 @@ def test_a_target_that_cannot_be_learned_changes_nothing_of_what_is(
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.mask_token = "w56"
     tokenizer.save_pretrained(model)
-    good = [{"text": f"w{row + 1} w2 w56", "target": "w1 w2", "words": f"w{row}"} for row in range(8)]
-    good = [{key: row[key] for key in LONG[name]} for row in good]
-    task = {"name": name, **({"max_new_tokens": 4} if name == "generation" else {"mask": "w56"})}
+    good = [{key: good_row(row)[key] for key in LONG[name]} for row in range(8)]
+    task = {"name": name, **OPTIONS[name]}
     found = {}
     for kind, bad in (("good", []), ("both", [LONG[name]] * 4)):
-        for split in ("train", "validation"):
-            write(f"{kind}/{split}.jsonl", [*good, *bad])
+        write(f"{kind}/train.jsonl", [*good, *bad])
+        write(f"{kind}/validation.jsonl", [*good, *(bad if name != "spans" else [])])
         heard = Heard()
         run = graftlm.fit(
             model=model,
@@ -102,3 +110,25 @@ def test_a_target_that_cannot_be_learned_changes_nothing_of_what_is(
         left_out = [line for line in heard.warnings if "left out" in line]
     assert found["both"] == pytest.approx(found["good"], abs=1e-5)
     assert left_out == ["train: 4 of 12 examples have no token to learn and are left out"]
+    assert not any("wrong" in line for line in heard.warnings if line.startswith("train"))
+
+
+@pytest.mark.parametrize(("family", "name"), LEARNED)
+def test_without_one_token_to_learn_a_run_is_refused(family: str, name: str, write: Any, tmp_path: Path) -> None:
+    model = saved(tiny.model(family, lm=True), tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.mask_token = "w56"
+    tokenizer.save_pretrained(model)
+    good = {key: good_row(3)[key] for key in LONG[name]}
+    write("train.jsonl", [good, LONG[name]])
+    write("validation.jsonl", [good])
+
+    def fitted(skip: bool) -> None:
+        data = {"path": str(tmp_path), "skip_bad": skip}
+        graftlm.fit(model=model, task={"name": name, **OPTIONS[name]}, data=data, method="lora", out=tmp_path / "run")
+
+    with pytest.raises(UserError, match=r"line 2: .*--skip-bad leaves such"):
+        fitted(skip=False)
+    write("train.jsonl", [LONG[name]])
+    with pytest.raises(UserError, match="none of the 1 training examples has a token to learn"):
+        fitted(skip=True)

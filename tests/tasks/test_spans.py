@@ -287,6 +287,8 @@ def test_an_answer_that_no_window_holds_whole_is_an_error_or_teaches_nothing(tok
         SPANS.encode([example], Reading(tokenizer, 40, strict=True), problem())
     encoded = SPANS.encode([example], Reading(tokenizer, 40), problem())
     assert encoded.notes[-1] == "1 answers lie whole in no window, and count as wrong"
+    learned = SPANS.encode([example], Reading(tokenizer, 40, learned=True), problem())
+    assert learned.notes[-1] == "1 answers lie whole in no window"
     assert set(SPANS.goals(encoded).flatten().tolist()) == {-100}
     logits = torch.randn(len(encoded.rows), 41, 2)
     assert SPANS.loss(logits, SPANS.goals(encoded)).sum() == 0

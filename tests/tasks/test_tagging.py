@@ -192,6 +192,19 @@ def test_every_word_is_read_at_its_own_first_token_whatever_the_script(tokenizer
     )
 
 
+def test_training_leaves_out_a_text_without_a_token(tokenizer):
+    examples = [Example("Ann ran", answer=(1, 0)), Example("\u200b", answer=(0,), at="file line 2")]
+    encoded = TAGGING.encode(examples, Reading(tokenizer, 64, learned=True), problem())
+    with pytest.raises(UserError, match="file line 2: there is no token to learn; --skip-bad leaves such"):
+        encoded.learnable(TAGGING.goals(encoded), strict=True)
+    kept = encoded.learnable(TAGGING.goals(encoded), strict=False)
+    assert (kept.owners, kept.meaning) == ([0], [[0, 1]])
+    assert kept.notes == (
+        "1 words have no token of their own and are left without a tag",
+        "1 of 2 examples have no token to learn and are left out",
+    )
+
+
 def test_words_that_share_a_token_are_both_read_at_it():
     whole = Tokenizer(models.WordLevel({"a b": 0, "c": 1, "<s>": 2}, unk_token="<s>"))
     whole.pre_tokenizer = pre_tokenizers.Split(" c", "isolated")

@@ -84,9 +84,18 @@ class TaskModel:
         return self.problem.module
 
     def encode(
-        self, examples: Sequence[Example], run: str, max_length: int | None = None, *, strict: bool = False
+        self,
+        examples: Sequence[Example],
+        run: str,
+        max_length: int | None = None,
+        *,
+        learned: bool = False,
+        strict: bool = False,
     ) -> Encoded:
-        """The examples as rows of at most `max_length` tokens, virtual ones besides, and of what positions are left."""
+        """The examples as rows of at most `max_length` tokens, virtual ones besides, and of what positions are left.
+
+        `learned` and `strict` are those of `Reading`.
+        """
         limit = self.limits[run]
         if max_length is not None and max_length > limit:
             raise UserError(f"max_length = {max_length}, but {self.base.source.name} leaves {limit} positions for text")
@@ -96,7 +105,7 @@ class TaskModel:
             self._check_words(found.rows, run)
             return found
         if self.task.HEAD != "text":
-            reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict)
+            reading = Reading(self.base.tokenizer, length, _causal(self.attached), strict, learned)
             if self.speaker is not None:
                 reading = replace(reading, end=self.speaker.end, apart=self.attached.sites.encoder_decoder)
             if isinstance(opening := self.prompts.get(run), Opening):

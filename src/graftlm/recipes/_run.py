@@ -242,8 +242,10 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
     speaks = run.problem.base_head is not None
     model.problem = speaking(run.problem, model.base, model.attached) if speaks else run.problem
     train_set, validation = run.data.splits["train"], run.data.splits.get("validation", [])
-    given = model.encode(train_set, name, config.training.max_length, strict=not config.data.skip_bad)
-    given = given.learnable if speaks else given
+    strict = not config.data.skip_bad
+    given = model.encode(train_set, name, config.training.max_length, learned=True, strict=strict)
+    if speaks or model.task.HEAD == "tokens":
+        given = given.learnable(model.task.goals(given), strict=strict)
     watched = model.encode(validation, name, config.training.max_length)
     for split, encoded in (("train", given), ("validation", watched)):
         for note in encoded.notes:

@@ -43,15 +43,17 @@ class Reading:
 
     `causal`: its last token has seen the whole row, its first one nothing. `strict`: an example that cannot be learned
     from is an error, and not only counted. `end` is the token that ends what the model writes, `apart` whether it
-    reads a prompt by an encoder, and so has as many tokens again for what it writes. `fill`, where there is one, makes
-    prompts of fields in place of the task's own template: their rows within so much room, and how many were cut; and
-    `word` gives a word's tokens in the place that such a row asks for it at.
+    reads a prompt by an encoder, and so has as many tokens again for what it writes. `learned`: the examples are for
+    training, which leaves out what it cannot learn from, where elsewhere that counts as wrong. `fill`, where there is
+    one, makes prompts of fields in place of the task's own template: their rows within so much room, and how many were
+    cut; and `word` gives a word's tokens in the place that such a row asks for it at.
     """
 
     tokenizer: Any
     length: int
     causal: bool = False
     strict: bool = False
+    learned: bool = False
     end: int = 0
     apart: bool = False
     fill: Callable[[Sequence[Mapping[str, str]], int], tuple[list[Features], int]] | None = None
@@ -79,18 +81,24 @@ class Encoded:
             windows.setdefault(owner, []).append(row)
         object.__setattr__(self, "windows", windows)
 
-    @property
-    def learnable(self) -> "Encoded":
-        """The rows with a token to learn in their `answer`; examples that have none are counted in a note."""
-        kept = [place for place, row in enumerate(self.rows) if any(token != UNREAD for token in row.answer or ())]
+    def learnable(self, goals: Tensor, *, strict: bool) -> "Encoded":
+        """The rows with a token to learn in their `goals` (rows w).
+
+        An example that has none is an error with its line if `strict`, else counted in a note.
+        """
+        kept = (goals != UNREAD).any(1).nonzero().flatten().tolist()
         if len(kept) == len(self.rows):
             return self
         rows, owners = [self.rows[place] for place in kept], [self.owners[place] for place in kept]
+        lost = sorted({*self.windows} - {*owners})
+        if lost and strict:
+            raise UserError(
+                f"{self.examples[lost[0]].at}: there is no token to learn; --skip-bad leaves such examples out"
+            )
         if not rows:
             said = "; ".join(self.notes)
-            raise UserError(f"none of the {len(self.windows)} training examples has a token to learn: {said}")
-        lost = len(self.windows) - len(set(owners))
-        notes = (f"{lost} of {len(self.windows)} examples have no token to learn and are left out",) if lost else ()
+            raise UserError(f"none of the {len(lost)} training examples has a token to learn: {said}")
+        notes = [f"{len(lost)} of {len(self.windows)} examples have no token to learn and are left out"] if lost else []
         meaning = [self.meaning[place] for place in kept] if self.meaning else ()
         return replace(self, rows=rows, owners=owners, meaning=meaning, notes=(*self.notes, *notes))
 

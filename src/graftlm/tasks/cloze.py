@@ -33,7 +33,6 @@ COLUMNS = {
     "words": ("words", "word", "answers", "answer", "target", "label"),
 }
 TOP = 5
-SEVERAL = "{} words are no single token: nothing is learned from them, and they count as wrong"
 
 
 class Options(Config):
@@ -190,8 +189,7 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
             meaning.append([mask for _, mask in here])
     long = sum(len(own) > 1 for own in parts.values())
     notes = [f"{long} texts are longer than {reading.length} tokens and are read in parts that overlap"] if long else []
-    notes += [SEVERAL.format(several)] * bool(several)
-    return Encoded(examples, rows, owners, meaning, tuple(notes))
+    return Encoded(examples, rows, owners, meaning, (*notes, *_several(several, reading)))
 
 
 def _in_template(examples: Sequence[Example], reading: Reading, prompt: str) -> Encoded:
@@ -203,10 +201,14 @@ def _in_template(examples: Sequence[Example], reading: Reading, prompt: str) -> 
         None if word is None else _token(word, example, reading) for word, example in zip(words, examples, strict=True)
     ]
     rows = [row if ids is None else replace(row, answer=ids) for row, ids in zip(rows, right, strict=True)]
-    several = right.count([UNREAD])
     notes = [f"{cut} examples are longer than {reading.length} tokens in their template and were cut"] * bool(cut)
-    notes += [SEVERAL.format(several)] * bool(several)
+    notes += _several(right.count([UNREAD]), reading)
     return Encoded(examples, rows, range(len(rows)), [[0]] * len(rows), tuple(notes))
+
+
+def _several(count: int, reading: Reading) -> list[str]:
+    wrong = "nothing is learned from them" if reading.learned else "they count as wrong"
+    return [f"{count} words are no single token: {wrong}"] if count else []
 
 
 def _token(word: str, example: Example, reading: Reading) -> list[int]:

@@ -194,10 +194,8 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     rows = [Features(ids, None, answer=right.get(place)) for place, ids in enumerate(found)]
     notes = [f"{cut} prompts are longer than {room} tokens and were cut{where}"] if cut else []
     if long:
-        notes.append(
-            f"{len(long)} targets have more than task.max_new_tokens = {options.max_new_tokens} tokens: they have no "
-            "loss, and no answer can be as long"
-        )
+        wrong = "" if reading.learned else ": they have no loss, and no answer can be as long"
+        notes.append(f"{len(long)} targets have more than task.max_new_tokens = {options.max_new_tokens} tokens{wrong}")
     return Encoded(examples, rows, range(len(rows)), notes=tuple(notes))
 
 

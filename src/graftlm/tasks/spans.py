@@ -127,7 +127,8 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     parts = sum(len(own) > 1 for own in encoded.windows.values())
     notes = [f"{parts} contexts are longer than {reading.length} tokens and are read in windows"] if parts else []
     notes += [f"{long} questions are longer than half of {reading.length} tokens and were cut"] if long else []
-    notes += [f"{len(lost)} answers lie whole in no window, and count as wrong"] if lost else []
+    wrong = "" if reading.learned else ", and count as wrong"
+    notes += [f"{len(lost)} answers lie whole in no window{wrong}"] if lost else []
     return Encoded(examples, rows, encoded.owners, encoded.meaning, tuple(notes))
 
 

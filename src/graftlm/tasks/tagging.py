@@ -185,11 +185,9 @@ def _notes(
     long = sum(len(own) > 1 for own in parts.values())
     lost = sum(len(example.words or ()) for example in examples) - read_words
     notes = [f"{long} texts are longer than {reading.length} tokens and are read in parts that overlap"] if long else []
-    return (
-        (*notes, f"{lost} words have no token of their own and are left without a tag, which counts as wrong")
-        if lost
-        else tuple(notes)
-    )
+    wrong = "" if reading.learned else ", which counts as wrong"
+    notes += [f"{lost} words have no token of their own and are left without a tag{wrong}"] if lost else []
+    return tuple(notes)
 
 
 def goals(encoded: Encoded) -> Tensor:
