@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
+from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 import graftlm
 import tiny
@@ -125,6 +125,14 @@ def test_a_task_is_trained_stored_and_asked_again(family: str, method: str, task
         assert first_words == second_words
 
 
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
 SPOKEN = [
     *((family, "tagging") for family in ("bert", "roberta", "distilbert", "electra", "albert", "gpt2", "gpt-neox")),
     *((family, "tagging") for family in ("llama", "qwen3", "gemma")),
@@ -144,6 +152,10 @@ def test_peft_reads_a_head_of_tokens_and_gives_the_same_logits(
     family: str, task: str, method: str, tmp_path: Path
 ) -> None:
     model = saved(tiny.model(family, pad_token_id=0), tmp_path / "base")
+    typed = task == "spans" and family in ("bert", "electra", "albert")
+    if typed:
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        AutoTokenizer.from_pretrained(model, model_input_names=names).save_pretrained(model)
     data = {"path": write(tmp_path / "rows.jsonl", ROWS[task](30)), "split": {"train": 0.6, "validation": 0.4}}
     graftlm.fit(
         model=model,
@@ -153,17 +165,19 @@ def test_peft_reads_a_head_of_tokens_and_gives_the_same_logits(
         out=tmp_path / "run",
         training=SHORT,
     )
-    graftlm.export_peft(tmp_path / "run", tmp_path / "exported")
+    heard = Lines()
+    graftlm.export_peft(tmp_path / "run", tmp_path / "exported", heard)
+    assert any("does not hand token_type_ids on" in line for line in heard.lines) == typed
     predictor = graftlm.load(tmp_path / "run")
     assert predictor.card.layout == "peft"
-    ids = torch.tensor([[4, 9, 5, 7, 20, 31]])
-    row = Features(ids[0].tolist(), None, list(range(6)))
+    ids, types = torch.tensor([[4, 9, 5, 7, 20, 31]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    row = Features(ids[0].tolist(), types[0].tolist() if typed else None, list(range(6)))
     expected = predictor.model.logits([row], "run", 1, Silent(), "ours")[0]
     labels = {} if task == "spans" else {"num_labels": len(predictor.labels)}
     kind = AutoModelForQuestionAnswering if task == "spans" else AutoModelForTokenClassification
     peft = PeftModel.from_pretrained(kind.from_pretrained(model, pad_token_id=0, **labels), tmp_path / "exported")
     with torch.no_grad():
-        out = peft.eval()(input_ids=ids)
+        out = peft.eval().base_model(input_ids=ids, token_type_ids=types) if typed else peft.eval()(input_ids=ids)
     found = torch.stack([out.start_logits[0], out.end_logits[0]], -1) if task == "spans" else out.logits[0]
     assert (found - expected).abs().max() < 1e-5
 

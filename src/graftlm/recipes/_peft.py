@@ -18,6 +18,10 @@ from graftlm.tasks import LanguageHead, SequenceHead, head_keys
 # do not know the key.
 SAVED_ANYHOW = ("classifier", "score", "qa_outputs")
 TOKEN_TYPES = {"tagging": "TOKEN_CLS", "spelling": "TOKEN_CLS", "spans": "QUESTION_ANS"}
+SEGMENTS = (
+    "PEFT's own class for QUESTION_ANS does not hand token_type_ids on, so its logits of a question and a context "
+    "differ from this run's; for a method on layers its inner model (`.base_model`) takes them and gives the same"
+)
 
 
 def method_form(method: MethodConfig, sites: Sites) -> PeftForm | None:
@@ -65,7 +69,13 @@ def with_head(form: PeftForm, model: TaskModel, head: HeadConfig, run: str = "ru
         method = {name: tensor for name, tensor in tensors.items() if name not in ours}
         return form.read(method) | {name: tensors[key] for key, name in ours.items() if key in tensors}
 
-    return replace(form, body=body, write=write, read=read)
+    return replace(form, body=body, write=write, read=read, notes=(*form.notes, *segment_notes(model)))
+
+
+def segment_notes(model: TaskModel) -> list[str]:
+    """What PEFT's class leaves out of the rows of a task, if it does."""
+    typed = "token_type_ids" in model.base.tokenizer.model_input_names
+    return [SEGMENTS] if typed and TOKEN_TYPES.get(model.problem.task) == "QUESTION_ANS" else []
 
 
 def _prompted(head: PromptHead, run: str) -> str:

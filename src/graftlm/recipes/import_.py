@@ -14,7 +14,7 @@ from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import HeadConfig
 from graftlm.recipes._building import build
 from graftlm.recipes._model import TaskModel
-from graftlm.recipes._peft import method_form, prompted, run_form, token_keys
+from graftlm.recipes._peft import method_form, prompted, run_form, segment_notes, token_keys
 from graftlm.recipes.predict import RUN
 from graftlm.tasks import SequenceHead, head_keys
 
@@ -67,6 +67,8 @@ def import_peft(
     form = method_form(theirs.config, base.sites())
     head = HeadConfig() if speaks else HeadConfig(pooling=_pooling(theirs.config, base, task))
     built = build(base, {RUN: theirs.config}, head, problem, {RUN: 0})
+    for note in segment_notes(built):
+        reporter.line(note)
     keys = {} if speaks else _head_keys(built, theirs.rest)
     _only(theirs.rest, keys, built, reporter)
     ours = {**theirs.tensors, **{name: theirs.rest[path] for name, path in keys.items()}}
