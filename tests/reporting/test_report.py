@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -65,6 +66,7 @@ def _run(folder: Path, method: str, right: float, shots: int, seed: int, rows: l
         "gates": {"encoder.layer.0.attention.lora": 0.4, "encoder.layer.1.attention.lora": 0.6},
         "versions": {"python": "3"},
         "machine": {"device": "cpu", "kind": "x", "threads": 1},
+        "data": str(folder.parents[1]),
         "test": test,
     }
     record["config"]["training"] = {}
@@ -108,8 +110,27 @@ def test_comparisons_are_merged_and_runs_of_one_name_are_told_apart(tmp_path: Pa
     two = _comparison(tmp_path / "two", {"lora": 20})
     _, said = report([one, two], tmp_path / "both")
     assert {run.setting for run in results([one, two])} == {"one/lora-shots16", "two/lora-shots16", "head-shots16"}
-    assert "one/lora-shots16" in said
+    assert said.startswith("one/lora-shots16 is best")
+    assert "above the next, two/lora-shots16 (" in said
     assert (tmp_path / "both/report.html").is_file()
+
+
+@pytest.mark.parametrize(("state", "left"), [("done", "two"), ("failed", "one")])
+def test_a_run_that_stands_in_two_comparisons_counts_once_and_the_report_says_so(
+    state: str, left: str, tmp_path: Path
+) -> None:
+    one = _comparison(tmp_path / "one", {"lora": 30})
+    two = shutil.copytree(one, tmp_path / "two")
+    for folder, number, changes in ((one, 1, {"state": state}), (two, 0, {"seed": 2})):
+        path = folder / f"runs/lora-shots16-seed{number}/run.json"
+        record = json.loads(path.read_text()) | changes
+        record["config"]["seed"] = record["seed"]
+        path.write_text(json.dumps(record))
+    (two / "runs/lora-shots16-seed0").rename(two / "runs/lora-shots16-seed2")
+    found = settings(results([one, two]))
+    assert {setting.name: sorted(run.seed for run in setting.done) for setting in found} == {"lora-shots16": [0, 1, 2]}
+    repeated = tmp_path / left / "runs/lora-shots16-seed1"
+    assert report([one, two])[1].endswith(f"Left out, since another folder has the same run: {repeated}.")
 
 
 def test_comparisons_whose_folders_have_one_name_are_told_apart_by_more_of_their_paths(tmp_path: Path) -> None:

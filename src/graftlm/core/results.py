@@ -61,7 +61,8 @@ class _Plan(BaseModel):
 class Result:
     """One run: `setting` is what it has in common with its other seeds; `record` is its run.json.
 
-    `validation` and `test` are of the first metric of its task; None where there is none.
+    `validation` and `test` are of the first metric of its task; None where there is none. `repeats` are the folders
+    that hold the same run again; `apart` is what tells its setting from others of one name, where there are such.
     """
 
     folder: Path
@@ -70,6 +71,8 @@ class Result:
     validation: float | None
     test: float | None
     record: Mapping[str, Any]
+    repeats: tuple[Path, ...] = ()
+    apart: str = ""
 
     @property
     def name(self) -> str:
@@ -193,7 +196,7 @@ def _shaped(values: Any, shape: type[BaseModel], path: Path) -> None:
 
 
 def results(folders: Sequence[Path]) -> list[Result]:
-    """The runs of comparisons' folders and of single runs'.
+    """The runs of comparisons' folders and of single runs', each once.
 
     Settings of one name that differ get as much of their folders' paths as tells them apart.
     """
@@ -203,14 +206,27 @@ def results(folders: Sequence[Path]) -> list[Result]:
     homes = Counter(run.folder.resolve() for run in found)
     if again := [run.folder for run in found if homes[run.folder.resolve()] > 1]:
         raise UserError(f"run {again[0]} stands in the folders twice; name each comparison or run once")
+    found = _once(found)
     twice = _ambiguous(found)
     homes = _ends({_home(run) for run in found if run.setting in twice})
-    found = [
-        replace(run, setting=f"{homes[_home(run)]}/{run.setting}") if run.setting in twice else run for run in found
-    ]
+    found = [_apart(run, homes[_home(run)], run.setting) if run.setting in twice else run for run in found]
     alone = _ambiguous(found)  # single runs that stand side by side
     names = _ends({run.folder.resolve() for run in found if run.setting in alone})
-    return [replace(run, setting=names[run.folder.resolve()]) if run.setting in alone else run for run in found]
+    return [_apart(run, names[run.folder.resolve()]) if run.setting in alone else run for run in found]
+
+
+def _apart(run: Result, by: str, *name: str) -> Result:
+    return replace(run, apart=by, setting="/".join((by, *name)))
+
+
+def _once(found: Sequence[Result]) -> list[Result]:
+    """Of the runs of one name, config, base and data that stand in several folders the first that is done."""
+    same: dict[str, list[Result]] = {}
+    for run in found:
+        what = (run.setting, _config(run, "out"), run.record.get("base"), run.record.get("data"))
+        same.setdefault(json.dumps(what), []).append(run)
+    kept = [(max(runs, key=lambda run: run.done), runs) for runs in same.values()]
+    return [replace(one, repeats=tuple(run.folder for run in runs if run is not one)) for one, runs in kept]
 
 
 def _of(folder: Path) -> list[Result]:
@@ -242,11 +258,15 @@ def _ambiguous(found: Sequence[Result]) -> set[str]:
     pairs: set[tuple[str, int]] = set()
     twice: set[str] = set()
     for run in found:
-        text = json.dumps({key: run.config[key] for key in sorted(run.config) if key not in ("seed", "out")})
+        text = json.dumps(_config(run, "seed", "out"))
         if seen.setdefault(run.setting, text) != text or (run.setting, run.seed) in pairs:
             twice.add(run.setting)
         pairs.add((run.setting, run.seed))
     return twice
+
+
+def _config(run: Result, *but: str) -> dict[str, Any]:
+    return {key: run.config[key] for key in sorted(run.config) if key not in but}
 
 
 def _home(run: Result) -> Path:

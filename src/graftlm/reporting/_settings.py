@@ -37,11 +37,11 @@ class Setting:
 
     @cached_property
     def kind(self) -> str:
-        """What it is without its rate and shots, as text: settings of one kind differ in those alone."""
+        """What it is without its rate and shots, and where it stands if that tells it apart, as text."""
         config = {key: value for key, value in self.first.config.items() if key not in ("seed", "out")}
         config["training"] = {**config["training"], "learning_rate": None}
         config["data"] = {**config["data"], "shots": None}
-        return json.dumps(config, sort_keys=True)
+        return json.dumps([self.first.apart, config], sort_keys=True)
 
     @property
     def lower(self) -> bool:
