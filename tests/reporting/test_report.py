@@ -165,6 +165,29 @@ def test_without_validation_every_rate_of_a_method_is_compared(tmp_path: Path) -
     assert "Classes of lora-lr0.01-shots16" in path.read_text()
 
 
+def test_a_rate_that_validation_does_not_choose_is_said_not_to_be_compared_where_its_test_is_higher(
+    tmp_path: Path,
+) -> None:
+    out = _comparison(tmp_path / "c", {"lora-lr0.001": 20, "lora-lr0.01": 24, "head": 18}, shots=(8, 16))
+    for path in out.glob("runs/lora*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"]["method"] = {"name": "lora"}
+        path.write_text(json.dumps(record))
+        if "lr0.001" in str(path):
+            metrics = {"split": "validation", "metrics": {"accuracy": 0.75}, "primary": "accuracy"}
+            path.with_name("metrics.json").write_text(json.dumps(metrics))
+    path, said = report([out])
+    assert said.startswith(
+        "At 16 examples a label, each method at the rate that is best on validation: no single winner: "
+        "lora-lr0.001-shots16 has the highest test accuracy 0.512"
+    )
+    latex = (out / "results.tex").read_text()
+    assert latex.startswith("% bold: cannot be told from the best; italic: not compared (")
+    assert r"\textit{lora-lr0.01-shots16} & $0.500 \pm 0.000$ & $0.613" in latex
+    assert r"\textbf{lora-lr0.001-shots16}" in latex
+    assert path.read_text().count("<td>not compared</td>") == 4
+
+
 def _answering(out: Path, method: str, rows: list[tuple[Any, Any]]) -> None:
     """Has both seeds of a method give these answers, an answer and its share an example."""
     for path in out.glob(f"runs/{method}-*"):

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from graftlm.core.results import LONG
-from graftlm.reporting._settings import Setting
+from graftlm.reporting._settings import Setting, not_compared
 from graftlm.reporting._statistics import Verdict
 
 SHOWN = 12  # examples that methods disagree on
@@ -36,7 +36,9 @@ def leaderboard(order: Sequence[Setting], verdict: Verdict | None) -> str:
     for setting in order:
         own = below.get(setting.name)
         best = verdict is not None and setting.name == verdict.best
-        behind = "" if own is None else f"{own.value:.3f} <small>(p {_p(own.p)})</small>"
+        behind = "not compared" if not_compared(setting, verdict) else ""
+        if own is not None:
+            behind = f"{own.value:.3f} <small>(p {_p(own.p)})</small>"
         cells = [
             html.escape(setting.name),
             f"{len(setting.done)}/{len(setting.runs)}",

@@ -134,15 +134,24 @@ def verdict(found: Sequence[Setting]) -> Verdict | None:
     return judge(scores, lower=any(setting.lower for setting in found)) if scores else None
 
 
+def not_compared(setting: Setting, own: Verdict | None) -> bool:
+    """Whether a setting was tested and the verdict is not about it."""
+    return own is not None and setting.name not in own.means and bool(setting.values("test"))
+
+
 def sentence(found: Sequence[Setting], own: Verdict | None) -> str:
     """The verdict in one sentence with its uncertainty."""
     if own is None:
         return "No run was tested, so that nothing can be said of which setting is best."
-    shots = {setting.shots for setting in found if setting.values("test")}
-    said = _sentence(found, own)
-    if len(shots) == 1:
+    tested = [setting for setting in found if setting.values("test")]
+    shots = {setting.shots or 0 for setting in tested}
+    said, most = _sentence(found, own), max(shots)
+    among = [f"at {most} examples a label"] if len(shots) > 1 else []
+    if len(own.means) < sum((setting.shots or 0) == most for setting in tested):
+        among.append("each method at the rate that is best on validation")
+    if not among:
         return said
-    return f"At {max(count or 0 for count in shots)} examples a label: {said.replace('No single', 'no single', 1)}"
+    return f"{', '.join(among).capitalize()}: {said.replace('No single', 'no single', 1)}"
 
 
 def _sentence(found: Sequence[Setting], own: Verdict) -> str:

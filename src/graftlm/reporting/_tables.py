@@ -7,7 +7,7 @@ from pathlib import Path
 
 from graftlm.core.files import write_bytes, write_text
 from graftlm.core.results import COLUMNS, Result
-from graftlm.reporting._settings import Setting, ranked
+from graftlm.reporting._settings import Setting, not_compared, ranked
 from graftlm.reporting._statistics import Verdict
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -35,13 +35,18 @@ def write_parquet(path: Path, runs: Sequence[Result]) -> None:
 
 
 def write_latex(path: Path, found: Sequence[Setting], verdict: Verdict | None) -> None:
-    """A line a setting, the best first; bold are those that cannot be told from the best."""
+    """A line a setting, the best first; a comment says what bold and italic are."""
     alike = {verdict.best, *(d.other for d in verdict.differences if not d.real)} if verdict else set()
-    lines = [r"\begin{tabular}{lrrrr}", r"\toprule"]
+    apart = {setting.name for setting in found if not_compared(setting, verdict)}
+    lines = ["% bold: cannot be told from the best"] if alike else []
+    if apart:
+        lines[0] += "; italic: not compared (fewer examples a label, or not its method's best rate on validation)"
+    lines += [r"\begin{tabular}{lrrrr}", r"\toprule"]
     lines += [r"method & validation & test & trained & seconds \\", r"\midrule"]
     for setting in ranked(found):
         name = escaped(setting.name)
-        cells = [rf"\textbf{{{name}}}" if setting.name in alike else name]
+        style = r"\textbf" if setting.name in alike else r"\textit" if setting.name in apart else ""
+        cells = [f"{style}{{{name}}}" if style else name]
         for split in ("validation", "test"):
             spread = setting.spread(split)
             cells.append(_cell(spread))
