@@ -23,6 +23,7 @@ from graftlm.methods.unipelt import UnipeltConfig
 from graftlm.sites import Attached, Sites, keyed_dropout, row_keys
 from tiny import (
     CAUSAL,
+    CONFIGS,
     ENCODER_DECODER,
     HOULSBY,
     LORA,
@@ -36,6 +37,7 @@ from tiny import (
     outputs,
     padded,
     randomise_runs,
+    real_of,
     texts,
     virtual,
 )
@@ -331,6 +333,37 @@ def test_eval_mode_has_no_dropout() -> None:
     with torch.no_grad():
         pairs = zip(outputs(attached.eval(), ROWS, TEXTS), outputs(fresh, ROWS, TEXTS), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_base_dropout_drops_what_the_family_drops_in_training(family: str) -> None:
+    base = model(family)
+    batch = batch_of(base, TEXTS)
+
+    def seeded() -> Tensor:
+        torch.manual_seed(0)
+        return output(base(**batch))[real_of(batch)]
+
+    still = seeded()
+    base.train()
+    wanted = seeded()
+    attached = attach(base.eval(), {"run": LoraConfig(rank=2)})
+    attached.base_dropout(True)
+    attached.train()
+    assert torch.allclose(seeded(), wanted, atol=1e-4)
+    attached.eval()
+    assert torch.allclose(seeded(), still, atol=1e-4)
+
+
+def test_base_dropout_leaves_no_layer_out() -> None:
+    base = model("bart", dropout=0.0, encoder_layerdrop=1.0, decoder_layerdrop=1.0)
+    batch = batch_of(base, TEXTS)
+    wanted = output(base(**batch))
+    attached = attach(base, {"run": LoraConfig(rank=2)})
+    attached.base_dropout(True)
+    assert torch.equal(output(attached.train()(**batch)), wanted)
+    attached.detach()
+    assert base.encoder.layerdrop == 1.0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])

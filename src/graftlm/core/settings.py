@@ -139,6 +139,7 @@ class TrainingConfig(Config):
     which takes twice their memory besides ("packed"), or by plain "torch". `cache`: what no run acts on below is
     computed once for each example ("auto"), where that fits into a quarter of the free memory and the examples are met
     at least twice, but for a base that is trained in bf16; "off" never keeps it.
+    `base_dropout`: a run alone is trained with all of the base's own dropout, but LayerDrop, which leaves layers out.
     """
 
     optimizer: str = "adamw"

@@ -1,4 +1,7 @@
-"""Which parts of a frozen base are in training mode: none that drops anything, unless that is asked for."""
+"""Which parts of a frozen base are in training mode: none that drops anything, unless that is asked for.
+
+Layers are never left out whole (LayerDrop): a method on one would have no gradient.
+"""
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -13,21 +16,19 @@ class Modes:
         self._silenced: list[tuple[nn.Module, str, float]] = []
 
     def train(self, mode: bool, dropout: bool) -> None:
-        """Training mode for what must checkpoint, and with `dropout` for what drops; eval mode for all else."""
-        for module in self.base.modules():
-            module.training = mode and (checkpoints(module) or (dropout and _drops(module)))
+        """Training mode with `dropout` for all, else for what must checkpoint; eval mode for the rest."""
         self._speak()
-        if mode and not dropout:
-            self._silence()
+        for module in self.base.modules():
+            module.training = mode and (dropout or checkpoints(module))
+            if module.training:
+                self._silence(module, "layerdrop" if dropout else "dropout")
 
-    def _silence(self) -> None:
-        """A layer that checkpoints is in training mode, and some drop by numbers of their own, not by modules."""
-        for module in filter(checkpoints, self.base.modules()):
-            for name, rate in vars(module).items():
-                if name.endswith("dropout") and isinstance(rate, float):
-                    self._silenced.append((module, name, rate))
-        for module, name, _ in self._silenced:
-            setattr(module, name, 0.0)
+    def _silence(self, module: nn.Module, ending: str) -> None:
+        """A module that drops by a number of its own drops nothing."""
+        for name, rate in list(vars(module).items()):
+            if name.endswith(ending) and isinstance(rate, float):
+                self._silenced.append((module, name, rate))
+                setattr(module, name, 0.0)
 
     def _speak(self) -> None:
         for module, name, rate in self._silenced:
@@ -44,8 +45,3 @@ class Modes:
 def checkpoints(module: nn.Module) -> bool:
     """Whether a module computes its states again in the backward pass, where it is in training mode."""
     return isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
-
-
-def _drops(module: nn.Module) -> bool:
-    holds = any(isinstance(child, nn.Dropout) for child in module.children())
-    return isinstance(module, nn.Dropout) or holds or type(module).__name__.endswith("Attention")
