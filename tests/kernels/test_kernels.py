@@ -220,9 +220,23 @@ def test_choices_are_measured_once_and_the_file_is_everybodys(tmp_path: Path, mo
     file.write_text(json.dumps({machine: {"linear.float32.48×32": "torch"}}))
     monkeypatch.setattr(choice, "_seconds", lambda calls: pytest.fail("measured again"))
     assert Choices(file).linear(WEIGHT) == "torch"
-    taken = Choices(file)
-    taken.take({"linear.float32.48×32": kernel})
-    assert taken.linear(WEIGHT) == kernel
+
+
+def test_what_a_run_was_computed_with_goes_before_the_file_and_never_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, case = tmp_path / "kernels.json", "linear.float32.48×32"
+    Choices(file).linear(WEIGHT)
+    (machine,) = json.loads(file.read_text())
+    file.write_text(json.dumps({machine: {case: "torch"}}))
+    monkeypatch.setattr(choice, "_seconds", lambda calls: dict.fromkeys(calls, 1.0))
+    resumed = Choices(file)
+    resumed.take({case: OTHERS[0], "attention.float32.8.16.read": "products"})
+    resumed.precision(WEIGHT)  # a case that no run records
+    assert resumed.linear(WEIGHT) == OTHERS[0] == resumed.asked[case]
+    assert json.loads(file.read_text()) == {machine: {case: "torch", "precision.48×32": "bfloat16"}}
+    resumed.take({})
+    assert resumed.linear(WEIGHT) == "torch" == resumed.asked[case]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"x": 3}'])

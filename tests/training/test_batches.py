@@ -19,7 +19,7 @@ from graftlm.core.settings import TrainingConfig
 from graftlm.recipes import _model
 from graftlm.tasks import collate
 from graftlm.training import Outcome, Plan, timed, train
-from graftlm.training._batches import endless, epoch_batches, steps_an_epoch
+from graftlm.training._batches import Epochs, endless, epoch_batches
 
 # as short texts are: 24 tokens on average, the longest some 70
 LENGTHS = np.clip(np.random.default_rng(0).lognormal(3, 0.55, 5000), 4, 70).astype(int).tolist()
@@ -47,7 +47,7 @@ def test_less_than_8_percent_is_padding(tokens: int | None) -> None:
 @pytest.mark.parametrize("accumulation", [1, 2, 5, 100])
 @pytest.mark.parametrize("tokens", [None, 512])
 def test_skipped_steps_are_those_that_came_before(tokens: int | None, accumulation: int) -> None:
-    lengths, count = LENGTHS[:200], steps_an_epoch(LENGTHS[:200], 16, tokens, accumulation)
+    lengths, count = LENGTHS[:200], Epochs(LENGTHS[:200], 16, 3, tokens, accumulation).end(1)
     whole = list(islice(endless(lengths, 16, 3, 0, tokens, accumulation), 3 * count))
     for skip in (0, 1, count, 2 * count + 1):
         assert list(islice(endless(lengths, 16, 3, skip, tokens, accumulation), 3 * count - skip)) == whole[skip:]
@@ -56,11 +56,32 @@ def test_skipped_steps_are_those_that_came_before(tokens: int | None, accumulati
 @pytest.mark.parametrize("accumulation", [1, 2, 4, 7, 13, 20])
 def test_the_steps_of_an_epoch_have_its_batches_in_order(accumulation: int) -> None:
     lengths = LENGTHS[:200]
-    count = steps_an_epoch(lengths, 16, None, accumulation)
+    count = Epochs(lengths, 16, 3, None, accumulation).end(1)
     drawn = list(islice(endless(lengths, 16, 3, accumulation=accumulation), 2 * count))
     for epoch, steps in enumerate((drawn[:count], drawn[count:])):
         assert [batch for step in steps for batch in step] == epoch_batches(lengths, 16, 3, epoch)
         assert {len(step) for step in steps[:-1]} <= {accumulation}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_epochs_of_batches_by_tokens_are_whole_and_end_with_an_evaluation(seed: int, accumulation: int) -> None:
+    lengths, seen, evaluated = LENGTHS[:500], list[int](), list[int]()
+    weight = nn.Parameter(torch.ones(()))
+
+    def losses(rows: Mapping[str, Sequence[int]], steps: Mapping[str, int]) -> dict[str, Tensor]:
+        seen.extend(rows["run"])
+        return {"run": weight * torch.ones(len(rows["run"]))}
+
+    def evaluate() -> dict[str, float]:
+        evaluated.append(len(seen))
+        return {"loss": 0.0}
+
+    config = TrainingConfig(batch_size=8, batch_tokens=256, epochs=3, accumulation=accumulation)
+    plan = Plan({"w": weight}, lengths, config, seed, RATE, RATE, evaluate=evaluate)
+    train(losses, {"run": plan}, Accelerator(cpu=True), Silent())
+    assert evaluated == [500, 1000, 1500]
+    assert all(sorted(seen[first : first + 500]) == list(range(500)) for first in (0, 500, 1000))
 
 
 def test_the_tokens_of_a_batch_are_all_that_go_through_the_model(

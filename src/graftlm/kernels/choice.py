@@ -33,14 +33,16 @@ def default_file() -> Path:
 class Choices:
     """Kernels by case, as {"attention.float32.32.64.train": "products"}; those that are missing are measured.
 
-    `asked` gathers the cases that were asked for.
+    `found` is as the file has it; what is taken from an earlier run goes before it and never into the file.
+    `asked` gathers the cases that were asked for, and what was answered.
     """
 
     def __init__(self, file: Path | None = None):
         self._file = file
         self._machine = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
         self.found: dict[str, str] = {}
-        self.asked: set[str] = set()
+        self.asked: dict[str, str] = {}
+        self._taken: dict[str, str] = {}
 
     def linear(self, weight: Tensor, pack: bool = False) -> str:
         """The kernel for products with a frozen weight (d_out d_in); `pack` allows packed forms of it."""
@@ -92,10 +94,13 @@ class Choices:
         """The quickest of `known`, or the first of them where no other is quicker by `gain`."""
         if len(known) == 1:
             return known[0]
-        self.asked.add(case)
-        if self.found.get(case) in known:
-            return self.found[case]
-        self._join()  # another process may have measured it since
+        taken = self._taken.get(case)
+        self.asked[case] = taken if taken in known else self._quickest(case, known, made, gain)
+        return self.asked[case]
+
+    def _quickest(self, case: str, known: Sequence[str], made: Callable[[str], Callable[[], None]], gain: float) -> str:
+        if self.found.get(case) not in known:
+            self._join()  # another process may have measured it since
         if self.found.get(case) not in known:
             with torch.random.fork_rng(devices=[]):
                 seconds = _seconds({kernel: made(kernel) for kernel in known})
@@ -105,8 +110,8 @@ class Choices:
         return self.found[case]
 
     def take(self, found: Mapping[str, str]) -> None:
-        """Computes these cases as an earlier run did."""
-        self.found |= found
+        """Computes these cases as an earlier run did, and no others."""
+        self._taken = dict(found)
 
     def _join(self) -> None:
         """Shares what is found with the file; what stands there first is everybody's."""

@@ -1,5 +1,6 @@
 """Runs that train in one pass over one base, each with an ordinary folder of its own, saved and resumed together."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ class Training:
         most = min(self.group.together or self.group.most, len(plans))
         if self.group.minutes is None:
             found = timed(self.losses, plans, self.accelerator, most, exactly=self.group.together is not None)
-            count = sum(batches(run, self.own.tested, steps_of(plans[run.name])[0]) for run in self.runs)
+            count = sum(batches(run, self.own.tested, steps_of(plans[run.name])) for run in self.runs)
             minutes = None if found.a_run is None else count * found.a_run / 60
             self.group = replace(self.group, together=found.together, minutes=minutes)
         heaviest = sorted(self.needs.values(), reverse=True)[: self.group.together]
@@ -157,8 +158,7 @@ class Training:
         plan = job.plan
         plan.record, plan.isolated = self._histories[name].write, True
         plan.ended = lambda outcome: self._ended(name, job, outcome, record)
-        every = run.config.training.eval_steps or steps_of(plan)[1]
-        plan.watch = lambda step, metrics: self.own.watch(name, step, -(-step // every), metrics)
+        plan.watch = lambda step, metrics: self.own.watch(name, step, math.ceil(plan.evaluations(step)), metrics)
 
     def _ended(self, name: str, job: Job, outcome: Outcome, record: Mapping[str, Any]) -> None:
         """Stores a run that has ended; one that failed is reported, and the others go on."""

@@ -13,7 +13,7 @@ from graftlm.recipes._memory import free_memory
 from graftlm.recipes._model import TaskModel
 from graftlm.sites import Past, Select
 from graftlm.tasks import Features, SequenceHead, TokenHead, collate
-from graftlm.training import Plan, steps_of
+from graftlm.training import Plan
 
 
 def lower(model: TaskModel, precision: str, reporter: Reporter) -> None:
@@ -43,7 +43,7 @@ def choose_kernels(model: TaskModel, config: TrainingConfig, plans: dict[str, Pl
     parts = sites.parts if sites.table is not None and model.attached.device.type == "cpu" else ()
     for width in {one.head_width for part in parts for one in sites.attentions(part)}:
         choices.prepare(next(model.base.model.parameters()).dtype, width, longest)
-    model.kernels = {"layers": layers, "choices": {case: choices.found[case] for case in sorted(choices.asked)}}
+    model.kernels = {"layers": layers, "choices": dict(sorted(choices.asked.items()))}
 
 
 def keep_bottom(
@@ -82,4 +82,4 @@ def _front(model: TaskModel, run: str) -> int:
 def _passes(plan: Plan) -> float:
     """How often a training meets each example, at most."""
     config = plan.config
-    return config.epochs if config.max_steps is None else config.max_steps / steps_of(plan)[1]
+    return config.epochs if config.max_steps is None else config.max_steps / plan.epochs.end(1)

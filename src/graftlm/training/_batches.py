@@ -1,6 +1,7 @@
 """The order of the examples: shuffled by seed and epoch, bucketed by length so that little is padding."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def endless(
     """
     epoch = 0
     if tokens is None:
-        epoch, skip = divmod(skip, steps_an_epoch(lengths, size, None, accumulation))
+        epoch, skip = divmod(skip, Epochs(lengths, size, seed, None, accumulation).end(1))
     while True:
         batches = epoch_batches(lengths, size, seed, epoch, tokens)
         steps = [batches[place : place + accumulation] for place in range(0, len(batches), accumulation)]
@@ -56,10 +57,31 @@ def endless(
         epoch, skip = epoch + 1, max(0, skip - len(steps))
 
 
-def steps_an_epoch(lengths: Sequence[int], size: int, tokens: int | None, accumulation: int = 1) -> int:
-    """How many steps an epoch has; with `tokens` the first epoch, and others about as many."""
-    batches = len(epoch_batches(lengths, size, 0, 0, tokens)) if tokens else math.ceil(len(lengths) / size)
-    return math.ceil(batches / accumulation)
+class Epochs:
+    """Where the epochs of `endless` end, in steps; with `tokens` they differ, and are counted as they are asked for."""
+
+    def __init__(self, lengths: Sequence[int], size: int, seed: int, tokens: int | None, accumulation: int = 1):
+        self._given, self._accumulation, self._ends = (lengths, size, seed, tokens), accumulation, [0]
+
+    def end(self, count: int) -> int:
+        """How many steps the first epochs have."""
+        lengths, size, seed, tokens = self._given
+        if tokens is None:
+            return count * max(1, math.ceil(math.ceil(len(lengths) / size) / self._accumulation))
+        while len(self._ends) <= count:
+            batches = epoch_batches(lengths, size, seed, len(self._ends) - 1, tokens)
+            self._ends.append(self._ends[-1] + max(1, math.ceil(len(batches) / self._accumulation)))
+        return self._ends[count]
+
+    def at(self, step: int) -> float:
+        """How many epochs so many steps are."""
+        if self._given[-1] is None:
+            return step / self.end(1)
+        while self._ends[-1] <= step:
+            self.end(len(self._ends))
+        whole = bisect_right(self._ends, step) - 1
+        first, last = self._ends[whole : whole + 2]
+        return whole + (step - first) / (last - first)
 
 
 def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:

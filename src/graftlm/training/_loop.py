@@ -47,7 +47,7 @@ def train(
     waiting = [run for run in plans if run not in states]
     outcomes = {run: state.outcome for run, state in states.items()}
     step, clock = found.step if found is not None else 0, _Clock(keeper)
-    left = sum(steps_of(plan)[0] for plan in plans.values()) - sum(outcome.steps for outcome in outcomes.values())
+    left = sum(steps_of(plan) for plan in plans.values()) - sum(outcome.steps for outcome in outcomes.values())
     with reporter.progress("fit", left) as progress:
         _evaluate_due(states, step, clock, keeper, passes, processes)
         while True:
@@ -99,7 +99,7 @@ def _log(run: str, state: State, accelerator: Accelerator) -> None:
         return
     row = {
         "step": step,
-        "epoch": round(step / state.per_epoch, 4),
+        "epoch": round(state.plan.epochs.at(step), 4),
         "loss": state.loss_sum / max(1, state.loss_steps),
         "lr": state.schedule.get_last_lr()[0],
         "seconds": round(state.outcome.seconds, 3),
@@ -148,7 +148,7 @@ def _evaluate_or_stop(state: State, processes: Processes) -> None:
     plan, outcome, why = state.plan, state.outcome, None
     late = plan.config.max_seconds is not None and outcome.seconds >= plan.config.max_seconds
     last = outcome.steps >= state.total or late
-    if plan.evaluate is not None and (last or outcome.steps % state.eval_every == 0):
+    if plan.evaluate is not None and (last or plan.evaluations(outcome.steps).is_integer()):
         metrics = processes.said(plan.evaluate())
         bad = not_finite(metrics)
         if bad is not None:

@@ -5,6 +5,7 @@ A run that goes on from a snapshot takes the same steps, bit for bit, as one tha
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from graftlm.core.errors import UserError
 from graftlm.core.settings import TrainingConfig
-from graftlm.training._batches import endless, steps_an_epoch
+from graftlm.training._batches import Epochs, endless
 from graftlm.training._optim import optimizer, optimizer_state, restore_optimizer, schedule
 
 NUMBERS = ("bad", "loss_sum", "loss_steps", "active", "metric", "due")
@@ -44,6 +45,15 @@ class Plan:
     ended: "Callable[[Outcome], None] | None" = None
     isolated: bool = False
     compares: bool = False
+
+    @cached_property
+    def epochs(self) -> Epochs:
+        own = self.config
+        return Epochs(self.lengths, own.batch_size, self.seed, own.batch_tokens, own.accumulation)
+
+    def evaluations(self, step: int) -> float:
+        """How many evaluations fall into so many steps; whole where one is due."""
+        return step / self.config.eval_steps if self.config.eval_steps else self.epochs.at(step)
 
 
 @dataclass
@@ -77,7 +87,6 @@ class State:
 
     plan: Plan
     total: int
-    per_epoch: int
     batches: Iterator[list[list[int]]]
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
@@ -90,10 +99,6 @@ class State:
     metric: float | None = None
     due: bool = False
 
-    @property
-    def eval_every(self) -> int:
-        return self.plan.config.eval_steps or self.per_epoch
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -104,20 +109,22 @@ class Snapshot:
     values: Mapping[str, Any]
 
 
-def steps_of(plan: Plan) -> tuple[int, int]:
-    """Optimizer steps in all, and in one epoch."""
-    config = plan.config
-    per_epoch = max(1, steps_an_epoch(plan.lengths, config.batch_size, config.batch_tokens, config.accumulation))
-    return config.max_steps or max(1, round(config.epochs * per_epoch)), per_epoch
+def steps_of(plan: Plan) -> int:
+    """Optimizer steps in all."""
+    config, end = plan.config, plan.epochs.end
+    if config.max_steps or not config.batch_tokens:
+        return config.max_steps or max(1, round(config.epochs * end(1)))
+    whole = int(config.epochs)
+    return max(1, round(end(whole) + (config.epochs - whole) * (end(whole + 1) - end(whole))))
 
 
 def start(plan: Plan, step: int = 0) -> State:
     """A run before its first step, or with its batches drawn up to `step`."""
-    total, per_epoch = steps_of(plan)
+    total = steps_of(plan)
     made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate, plan.rates)
     config = plan.config
     batches = endless(plan.lengths, config.batch_size, plan.seed, step, config.batch_tokens, config.accumulation)
-    return State(plan, total, per_epoch, batches, made, schedule(made, plan.config, total))
+    return State(plan, total, batches, made, schedule(made, plan.config, total))
 
 
 def snapshot(states: Mapping[str, State], step: int) -> Snapshot:
