@@ -9,6 +9,7 @@ from bad_input.cases import Call, Case, fit, lines, refused, write
 from graftlm import api
 from graftlm.core.reporter import Notice, Silent
 
+TEXT = [{"text": "a day", "label": "good"}]
 PAIRS = [{"premise": "a day", "hypothesis": word, "label": word} for word in ("good", "bad")]
 
 
@@ -51,6 +52,42 @@ CASES = [
     Case("no text column", "predict run --file a.csv", "a.csv has no text column", {"a.csv": "words\na\n"}),
     Case("answers into a folder", "predict run --text a --to data", "--to data is a folder; name a file"),
     Case("answers nowhere", "predict run --text a --to no/a.jsonl", "--to no/a.jsonl: there is no folder no"),
+    Case(
+        "answers over the texts",
+        "predict run --file a.jsonl --to ./a.jsonl",
+        "--to a.jsonl is the file of the texts, which the answers would replace; name another file",
+        {"a.jsonl": TEXT},
+    ),
+    Case(
+        "answers over the texts by another name",
+        "predict run --file a.jsonl --to link.jsonl",
+        "--to link.jsonl is the file of the texts",
+        {"a.jsonl": TEXT},
+        lambda: Path("link.jsonl").symlink_to("a.jsonl"),
+    ),
+    Case(
+        "answers over the candidates",
+        "predict run --text a --rank a.jsonl --to a.jsonl",
+        "--to a.jsonl is the file of the candidates",
+        {"a.jsonl": TEXT},
+    ),
+    Case(
+        "answers over the run",
+        "predict run --text a --to run/adapter/graftlm.json",
+        "--to run/adapter/graftlm.json is a file of the run",
+    ),
+    Case(
+        "predictions over the data",
+        "evaluate run --data run/predictions.jsonl --predict",
+        "the predictions would replace the data, run/predictions.jsonl; copy it to another place",
+        {"run/predictions.jsonl": TEXT},
+    ),
+    Case(
+        "a run over its data",
+        fit("--overwrite", data="run/predictions.jsonl", out="run"),
+        "the data, run/predictions.jsonl, would be overwritten; copy it to another place",
+        {"run/predictions.jsonl": TEXT},
+    ),
     Case("columns of no file", "predict run --text a --columns text=b", "--columns is of the columns of --file"),
     Case("marks of no file", "predict run --text a --mark a,b", "--mark is of the columns of --file"),
     Case("best of no candidates", "predict run --text a --top 3", "--top says how many candidates of --rank FILE"),

@@ -211,6 +211,15 @@ def test_a_reader_that_leaves_early_is_no_bug() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "m", "")
 
 
+def test_answers_do_not_replace_the_file_that_standard_input_is(run: Path) -> None:
+    Path("a.jsonl").write_text('{"text": "a day"}\n')
+    words = [sys.executable, "-m", "graftlm.cli.main", "predict", str(run), "--file", "-", "--to", "a.jsonl"]
+    with Path("a.jsonl").open() as file:
+        done = subprocess.run(words, stdin=file, capture_output=True, text=True, check=False)
+    assert (done.returncode, "--to a.jsonl is the file of the texts" in done.stderr) == (2, True)
+    assert Path("a.jsonl").read_text() == '{"text": "a day"}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

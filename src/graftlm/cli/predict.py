@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -56,7 +56,7 @@ def predict(
     Example:
       graftlm predict runs/tweets --text "what a day :)" --text "not again"
     """
-    _check(text or [], text_pair or [], file, to)
+    _check(text or [], text_pair or [], file, to, rank)
     if file is None and rank is None and (columns or mark):
         raise UserError(f"--{'columns' if columns else 'mark'} is of the columns of --file; a --text has none")
     if top is not None and rank is None:
@@ -65,10 +65,11 @@ def predict(
     from graftlm.core.settings import precision_of
 
     hush()
-    from graftlm.checkpoint import load_card
+    from graftlm.checkpoint import adapter_folder, load_card
 
     kind = precision_of(precision)
     card = load_card(Path(run))
+    _check_apart(to, "a file of the run", adapter_folder(Path(run)).iterdir())
     stored = card.data
     names = marks(mark) or stored.get("mark")
     found = pairs(columns, "--columns") or stored.get("columns")
@@ -110,7 +111,7 @@ def predict(
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _check(text: Sequence[str], text_pair: Sequence[str], file: str | None, to: Path | None) -> None:
+def _check(text: Sequence[str], text_pair: Sequence[str], file: str | None, to: Path | None, rank: Path | None) -> None:
     """Refuses what does not fit together, before a model is loaded."""
     if bool(text) == (file is not None):
         raise UserError("give either --text or --file")
@@ -125,6 +126,16 @@ def _check(text: Sequence[str], text_pair: Sequence[str], file: str | None, to: 
         raise UserError(f"--to {to} is a folder; name a file")
     if to is not None and not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
+    _check_apart(to, "the file of the texts", [Path("/dev/stdin" if file == "-" else file)] if file else [])
+    _check_apart(to, "the file of the candidates", [rank] if rank else [])
+
+
+def _check_apart(to: Path | None, what: str, read: Iterable[Path]) -> None:
+    """Refuses to write the answers over what they are made from."""
+    from graftlm.core.files import same_file
+
+    if to is not None and any(same_file(to, path) for path in read):
+        raise UserError(f"--to {to} is {what}, which the answers would replace; name another file")
 
 
 def _read(

@@ -85,6 +85,11 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path} is not a readable {what}: {error}") from None
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both names are there and are of one file, as a link and what it leads to are."""
+    return one.is_file() and other.exists() and one.samefile(other)
+
+
 def file_hash(path: Path) -> str:
     """A file's SHA-256."""
     digest = hashlib.sha256()

@@ -8,13 +8,15 @@ from typing import Any
 from graftlm import tasks
 from graftlm.checkpoint import adapter_folder
 from graftlm.core.errors import UserError
-from graftlm.core.files import write_json, write_jsonl
+from graftlm.core.files import same_file, write_json, write_jsonl
 from graftlm.core.records import Evaluation, not_finite
 from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import DataConfig, Precision
 from graftlm.recipes._cached import default_folder
 from graftlm.recipes._cut import recut
 from graftlm.recipes.predict import RUN, fields_of, load
+
+PREDICTIONS = "predictions.jsonl"
 
 
 def evaluate(
@@ -35,6 +37,12 @@ def evaluate(
     that of the base's weights.
     """
     reporter = reporter or Warned()
+    folder = adapter_folder(Path(run))
+    out = folder.parent if folder.name == "adapter" else folder
+    if predict and same_file(out / PREDICTIONS, Path(data.path)):
+        raise UserError(
+            f"the predictions would replace the data, {data.path}; copy it to another place, or leave them out"
+        )
     predictor = load(run, reporter, task=task, fold=True, precision=precision)
     card, module = predictor.card, predictor.model.task
     stored = card.data
@@ -66,11 +74,9 @@ def evaluate(
         )
     details = module.details(answer, encoded, problem)
     primary = module.measures(problem)[0]
-    folder = adapter_folder(Path(run))
-    out = folder.parent if folder.name == "adapter" else folder
     write_json(out / "metrics.json", {"split": split, "metrics": metrics, "primary": primary})
     if predict:
-        write_jsonl(out / "predictions.jsonl", module.decode(answer, encoded, problem))
+        write_jsonl(out / PREDICTIONS, module.decode(answer, encoded, problem))
     return Evaluation(
         split, metrics, primary, card.labels, details.per_class, details.confusion, len(examples), seconds
     )

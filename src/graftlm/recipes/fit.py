@@ -9,12 +9,13 @@ from accelerate import Accelerator
 
 from graftlm.checkpoint import drop_states, load_base
 from graftlm.core.errors import Stopped, UserError
+from graftlm.core.files import same_file
 from graftlm.core.records import RunRecord
 from graftlm.core.reporter import Reporter, Warned
 from graftlm.core.settings import FitConfig
 from graftlm.kernels import current
 from graftlm.recipes._accelerator import accelerator_of
-from graftlm.recipes._folder import RunFolder, explained, halting
+from graftlm.recipes._folder import LEFT, RunFolder, explained, halting
 from graftlm.recipes._memory import needed_by, warn_of_memory
 from graftlm.recipes._origin import origin, threads
 from graftlm.recipes._run import casts, jobs, losses_of, read
@@ -36,7 +37,7 @@ def fit(config: FitConfig, reporter: Reporter | None = None) -> RunRecord:
     team = Team(accelerator_of(config, False))
     reporter = team.heard(reporter or Warned())
     with RunFolder(Path(config.out), reporter, config.training.keep_checkpoints) as folder:
-        team.agreed(lambda: folder.claim(config.overwrite))
+        team.agreed(lambda: _claim(folder, config))
         return _train(config, folder, team, reporter, folder.begin)
 
 
@@ -56,6 +57,14 @@ def resume(out: str | Path, reporter: Reporter | None = None) -> RunRecord:
             return team.agreed(lambda: _done(folder))
         with threads(folder.record["machine"]["threads"]):
             return _train(config, folder, team, reporter, folder.go_on)
+
+
+def _claim(folder: RunFolder, config: FitConfig) -> None:
+    folder.claim(config.overwrite)
+    if any(same_file(folder.path / name, Path(config.data.path)) for name in LEFT):
+        raise UserError(
+            f"the data, {config.data.path}, would be overwritten; copy it to another place, or name another out"
+        )
 
 
 def _reopened(folder: RunFolder) -> Mapping[str, Any]:
