@@ -174,9 +174,14 @@ def compare(
     values = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     alone = resume and set(values) == {"out"}
     config = _compare.resumed(values["out"]) if alone else CompareConfig.parse(values)
-    found = _interruptible(lambda: _compare.compare(config, reporter, resume=resume, ray=ray))
-    _report.report([found.out])
-    return found
+
+    def job() -> _compare.Comparison:
+        found = _compare.compare(config, reporter, resume=resume, ray=ray)
+        with _compare.stoppable(found.out):
+            _report.report([found.out])
+        return found
+
+    return _interruptible(job)
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Path:

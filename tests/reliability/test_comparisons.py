@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import graftlm
 import tiny
 from graftlm.checkpoint import Base
+from graftlm.cli.main import code
 from graftlm.core.files import read_json
 from graftlm.recipes import _group as grouping
 from graftlm.recipes import _planned as planning
@@ -148,6 +149,31 @@ def test_ctrl_c_saves_a_comparison_and_leaves_with_130(commands: Commands, world
     os.kill(process, signal.SIGINT)
     assert commands.end() == (130, f"stopped, and saved; go on with: graftlm compare --resume {out}\n")
     assert (out / "groups/0/checkpoint.json").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["graftlm.recipes.compare.results", "graftlm.reporting.report.settings"])
+def test_a_signal_when_all_runs_have_ended_says_what_goes_on(
+    place: str,
+    number: int,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "my out"
+    config = tmp_path / "a.yaml"
+    config.write_text(json.dumps({**_options(world, out, ["head"]), "out": str(out)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(place, lambda *_: os.kill(os.getpid(), number))
+        assert code(["compare", str(config), "--quiet"]) == 128 + number
+    said = f"stopped, and saved; go on with: graftlm compare --resume '{out}'"
+    assert capfd.readouterr().err.splitlines()[-1] == said
+    assert not (out / "report.html").exists()
+    before = _times(out / "runs")
+    assert code(["compare", "--resume", str(out), "--quiet"]) == 0
+    assert (out / "report.html").exists()
+    assert _times(out / "runs") == before
 
 
 def test_a_process_that_is_killed_in_the_middle_of_a_comparison_loses_nothing(

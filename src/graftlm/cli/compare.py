@@ -94,7 +94,7 @@ def compare(
             raise UserError(f"--resume {resume} and out = {values['out']} differ; leave --out out")
     hush()
     from graftlm.recipes.compare import compare as job
-    from graftlm.recipes.compare import resumed
+    from graftlm.recipes.compare import resumed, stoppable
 
     if resume is not None and set(values) <= {"out"}:
         resolved = resumed(resume)
@@ -107,7 +107,8 @@ def compare(
         resolved = CompareConfig.parse(values)
     reporter = ConsoleReporter(quiet=quiet)
     job(resolved, reporter, resume=resume is not None, ray=ray)
-    _report(Path(resolved.out), reporter)
+    with stoppable(Path(resolved.out)):
+        _report(Path(resolved.out), reporter)
 
 
 def _report(out: Path, reporter: "ConsoleReporter") -> None:

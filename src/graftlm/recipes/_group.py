@@ -47,6 +47,11 @@ class Comparing:
         return len(self.test.examples) if self.test is not None else 0
 
 
+def way_on(out: Path) -> str:
+    """What is said of a comparison that a signal has ended."""
+    return f"stopped, and saved; go on with: graftlm compare --resume {shlex.quote(str(out))}"
+
+
 class Training:
     """One group: `prepare` attaches its runs and times a few steps, `run` trains what is left of them."""
 
@@ -104,8 +109,7 @@ class Training:
             except Halted:
                 signal = self.own.stopper.signal
                 assert signal is not None
-                said = f"stopped, and saved; go on with: graftlm compare --resume {self.own.out}"
-                raise Stopped(said, signal) from None
+                raise Stopped(way_on(self.own.out), signal) from None
             self.accelerator.end_training()
         drop_states(self.states)
         remove(self.states)

@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM end a run after its step; a second Ctrl-C ends it at once."""
+"""Ctrl-C and SIGTERM end a run after its step; a second Ctrl-C, or one when nothing is left to train, at once."""
 
 import signal
 import threading
 from typing import Any, Protocol
+
+from graftlm.core.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,6 +35,7 @@ class Stopper:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._said: str | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stopper":
@@ -52,7 +55,15 @@ class Stopper:
         """Whether the run is to stop."""
         return self.signal is not None
 
+    def at_once(self, said: str) -> None:
+        """Has a signal raise `Stopped` as it comes, with what is `said`; one that has come is raised here."""
+        self._said = said
+        if self.signal is not None:
+            raise Stopped(said, self.signal)
+
     def _take(self, number: int, frame: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or number
+        if self._said is not None:
+            raise Stopped(self._said, self.signal)

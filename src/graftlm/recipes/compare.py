@@ -4,7 +4,7 @@ import os
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from graftlm.core.settings import FitConfig
 from graftlm.methods import acts
 from graftlm.recipes._accelerator import check_trackers
 from graftlm.recipes._cluster import Cluster
-from graftlm.recipes._group import Comparing
+from graftlm.recipes._group import Comparing, way_on
 from graftlm.recipes._origin import check_same, fingerprint
 from graftlm.recipes._planned import Here, Planned
 from graftlm.recipes._room import room_for
@@ -96,10 +96,19 @@ def compare(
                     runs = trials.allowed(read_all(configs, reporter, fields, trials.refuse), check)
                     if runs:
                         plan.train(runs, base)
-    rows = [found.row() for found in results([out])]
-    metric = first[0].problem.module.measures(first[0].problem)[0]
-    reporter.table(f"{out}: {metric}, mean ± sd over seeds", *_table(rows))
+        stopper.at_once(way_on(out))
+        rows = [found.row() for found in results([out])]
+        metric = first[0].problem.module.measures(first[0].problem)[0]
+        reporter.table(f"{out}: {metric}, mean ± sd over seeds", *_table(rows))
     return Comparison(out, metric, rows)
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """For what follows when all runs have ended: a signal raises `Stopped` at once, which says what goes on."""
+    with Stopper() as stopper:
+        stopper.at_once(way_on(out))
+        yield
 
 
 def resumed(out: str | Path) -> CompareConfig:
