@@ -18,6 +18,7 @@ from transformers import (
 import graftlm
 import tiny
 from folders import saved
+from graftlm.checkpoint import load_peft
 from graftlm.core.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -171,7 +172,8 @@ def test_a_prefix_that_does_not_fit(
 
 LABELS: list[tuple[dict[str, Any], str]] = [
     ({"labels": ("a", "b", "c")}, "3 names, but the head has 2 outputs"),
-    ({"labels": ("a", "a")}, "1 names, but the head has 2 outputs"),
+    ({"labels": ("a",)}, "1 names, but the head has 2 outputs"),
+    ({"labels": ("a", "a")}, 'labels = a, a: "a" stands twice'),
     ({"task": "regression"}, "regression needs one output, but the adapter's head has 2"),
     ({"task": "regresion"}, 'did you mean "regression"'),
 ]
@@ -191,6 +193,11 @@ def test_a_layer_that_was_saved_whole_is_refused_only_where_it_is_not_the_bases(
     graftlm.import_peft(folder, tmp_path / "same")
     change(folder, {}, lambda t: {key: value + key.endswith("LayerNorm.bias") for key, value in t.items()})
     refused(folder, r"holds bert\.embeddings\.LayerNorm\.bias, trained anew .* merge it")
+
+
+def test_a_folder_is_named_by_a_path_or_a_string(written: Callable[[peft.PeftConfig], Path]) -> None:
+    folder = written(lora())
+    assert load_peft(str(folder))[0] == load_peft(folder)[0]
 
 
 def test_a_pickle_is_not_read(written: Callable[[peft.PeftConfig], Path]) -> None:

@@ -48,8 +48,9 @@ def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor
     write_bytes(folder / WEIGHTS, lambda path: save_file(whole, path, metadata={"format": "pt"}))
 
 
-def load_peft(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_peft(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A PEFT folder's config and its tensors by PEFT's names."""
+    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; an adapter of PEFT's is one with {CONFIG} and {WEIGHTS}")
     body = read_json(folder / CONFIG, "PEFT config")

@@ -166,8 +166,11 @@ def _labels(task: str, labels: Sequence[str], outputs: int, reporter: Reporter) 
     if not labels:
         reporter.warn(f'PEFT keeps no labels, so the {outputs} are called "0", "1", …; name them with --labels')
         return tuple(map(str, range(outputs)))
-    if len(labels) != outputs or len(set(labels)) != outputs:
-        raise UserError(f"labels = {', '.join(labels)}: {len(set(labels))} names, but the head has {outputs} outputs")
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UserError(f'labels = {", ".join(labels)}: "{twice}" stands twice; name {outputs} that differ')
+    if len(labels) != outputs:
+        raise UserError(f"labels = {', '.join(labels)}: {len(labels)} names, but the head has {outputs} outputs")
     return tuple(labels)
 
 
