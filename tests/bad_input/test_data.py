@@ -38,6 +38,7 @@ def parquet(**columns: list) -> None:
 CASES = [
     Case("missing", fit(data="dta"), 'no file or folder "dta"; did you mean "data"?'),
     Case("missing, a path", fit(data="./data/trian.jsonl"), 'did you mean "data/train.jsonl"?'),
+    Case("missing, to be cut", fit("--split train=0.5", data="data.json"), 'no file or folder "data.json"'),
     Case("hub name", fit(data="acme/none"), 'no file or folder "acme/none"; nor could it be had as a dataset'),
     Case("file of another kind", fit(data="a.txt"), 'a.txt ends in ".txt"; data files end in .jsonl', {"a.txt": "a"}),
     Case("empty folder", fit(data="none"), "none has no train, validation or test file", change=Path("none").mkdir),

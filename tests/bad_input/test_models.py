@@ -165,6 +165,7 @@ CASES = [
         pickled,
     ),
     case("classes of its own", "cannot be loaded", remote_code(model_type="own")),
+    Case("a template of no model", "template '{text} {mask}' --model nope --text a", 'no model "nope"'),
     Case("sites of a config of nonsense", "sites model", "cannot be loaded", change=config(num_attention_heads=3)),
     Case(
         "sites of a model of images", "sites model", "takes pixel_values and no texts", change=config(model_type="vit")

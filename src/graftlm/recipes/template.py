@@ -31,8 +31,9 @@ def examples_of(data: DataConfig, prompt: PromptConfig, task: str, split: str) -
 def show(model: str, prompt: PromptConfig, example: Example, max_length: int | None = None) -> Shown:
     """The template filled with an example, as a model takes it in at most `max_length` tokens beside virtual ones."""
     source = resolve(model)
+    backbone = blank(source, "own")
     tokenizer = load_tokenizer(source)
-    sites = Sites(blank(source, "own"), tokenizer)
+    sites = Sites(backbone, tokenizer)
     filler = filler_of(prompt, tokenizer, sites)
     most = min(int(tokenizer.model_max_length), sites.positions or 1 << 20, 1 << 20)
     if max_length is not None and max_length > most:

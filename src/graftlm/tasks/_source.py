@@ -59,12 +59,11 @@ def locate(config: DataConfig, asked: Collection[str] | None) -> Source:
         return _whole(file, asked)
     if path.is_file():
         return _cut(path, config.split) if config.split else _whole(path, asked)
+    found = _folder(path) if path.is_dir() else _hub(config.path)
     if config.split:
         what = "has its splits already" if path.is_dir() else "is not a file"
         raise UserError(f"split fractions cut one file, and {path} {what}")
-    if path.is_dir():
-        return _folder(path)
-    return _hub(config.path)
+    return found
 
 
 def _whole(path: Path, asked: Collection[str] | None) -> Source:
