@@ -82,7 +82,7 @@ ROWS |= {"spelling": misspelt}
 KEYS = {"tagging": "tags", "spans": "answer", "multi-span": "answers", "multilabel": "labels", "ordinal": "label"}
 KEYS |= {"spelling": "edits"}
 OTHERS = [
-    ("bert", "lora", "multi-span"),
+    *(("bert", "lora", task) for task in ROWS if task not in TASKS),
     ("llama", "prompt-tuning", "multi-span"),
     ("t5", "prefix", "multi-span"),
     ("bert", "prefix", "multilabel"),
