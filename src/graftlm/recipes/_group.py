@@ -1,6 +1,7 @@
 """Runs that train in one pass over one base, each with an ordinary folder of its own, saved and resumed together."""
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
