@@ -342,7 +342,7 @@ def predict(options: argparse.Namespace) -> None:
         alone = products(plain.bert.encoder, batches, backward=False)
         model = PeftModel.from_pretrained(plain, f"{folder}/run/adapter").eval()
         theirs = pipeline("text-classification", model=model, tokenizer=tokenizer)
-        ours = graftlm.load(f"{folder}/run")
+        ours = graftlm.load(f"{folder}/run", fold=True)
         calls = {
             "pipeline, batch 32": lambda: answered(theirs(texts, batch_size=32), texts),
             "ours, batch 32": lambda: answered(ours.predict(texts, batch_size=32), texts),
