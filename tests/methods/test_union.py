@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from graftlm.core.errors import UserError
-from graftlm.core.settings import FitConfig
+from graftlm.core.settings import FitConfig, TrainingConfig
 from graftlm.methods import attach, kept, learning_rate, parse, with_labels
 from graftlm.methods.union import UnionConfig
 from graftlm.methods.unipelt import UnipeltConfig
+from graftlm.training._optim import optimizer
 from tiny import BASIC, HOULSBY, LORA, PREFIX, TABLED, model, outputs, plainly, randomise_runs, texts
 
 TEXTS = texts(4)
@@ -97,6 +98,20 @@ def test_a_fresh_unipelt_without_its_prefix_is_the_base_exactly(family: str) -> 
     attached = attach(base, {"a": union(LORA, {"name": "adapter", "variant": "parallel"}, gates=True)})
     found = outputs(attached, NAMES, TEXTS)
     assert all(torch.equal(one, other) for one, other in zip(found, before, strict=True))
+
+
+def test_the_weight_of_each_gate_is_decayed_and_its_bias_is_not() -> None:
+    attached = attach(model("bert"), {"a": UnipeltConfig()})
+    parameters = attached.parameters_of("a")
+    config = TrainingConfig(weight_decay=0.1)
+    made = optimizer(parameters, config, 1e-3, 1e-3, decayed=attached.decayed_of("a"))
+    names = {id(value): name for name, value in parameters.items()}
+    decay = {names[id(value)]: group["weight_decay"] for group in made.param_groups for value in group["params"]}
+    gates = {name: own for name, own in decay.items() if "-gate-" in name}
+    assert {name.rsplit(".", 1)[-1] for name in gates} > {
+        f"{part}-gate-weight" for part in ("prefix", "adapter", "lora")
+    }
+    assert gates == {name: 0.1 if name.endswith("weight") else 0.0 for name in gates}
 
 
 @pytest.mark.parametrize("family", TABLED)

@@ -32,7 +32,7 @@ def gated(act: Act, name: str, pooling: Pooling, sites: Sites) -> Act:
     weight, bias = tensors_of(name)
     if isinstance(act, Branch):
         site = act.site
-        params = {**act.params, weight: normal(_width(site), std=STD), bias: zeros(1)}
+        params = {**act.params, weight: replace(normal(_width(site), std=STD), decays=True), bias: zeros(1)}
         read = act.gate_input or (_output if site.kind == "embedding" else _input)
         return replace(
             act,

@@ -266,6 +266,7 @@ def _job(run: Run, model: TaskModel, peft: methods.PeftForm | None, stopper: Sto
         rate=rate,
         head_rate=config.training.head_learning_rate or _own_rate(model, name) or rate,
         rates=model.attached.rates_of(name),
+        decayed=model.attached.decayed_of(name),
         evaluate=_evaluator(run, model, watched, metric, Watched(stopper.asked)) if validation else None,
         metric=metric,
         better=(lambda new, old: new < old) if worse_is_more else (lambda new, old: new > old),

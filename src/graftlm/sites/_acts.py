@@ -22,11 +22,15 @@ Merge = Callable[[Tensor, "Tensor | None", Tensors], "tuple[Tensor, Tensor | Non
 
 @dataclass(frozen=True)
 class Param:
-    """One tensor of one run: its shape and how it starts, drawn on the CPU in fp32. Not all need be `trained`."""
+    """One tensor of one run: its shape and how it starts, drawn on the CPU in fp32. Not all need be `trained`.
+
+    `decays` is of a vector that weight decay shrinks as it does a matrix.
+    """
 
     shape: tuple[int, ...]
     init: Callable[[Generator], Tensor]
     trained: bool = True
+    decays: bool = False
 
     @property
     def count(self) -> int:

@@ -247,6 +247,11 @@ class Attached(nn.Module):
             for name, rate in act.rates.items()
         }
 
+    def decayed_of(self, run: str) -> set[str]:
+        """The run's vectors that weight decay shrinks as it does matrices."""
+        branches = [act for act in self.acts[run] if isinstance(act, Branch)]
+        return {f"{place_of(act)}.{name}" for act in branches for name, param in act.params.items() if param.decays}
+
     def strengthen(self, run: str, strength: float) -> None:
         """Scales what a run adds to the outputs of layers; 1 is as it was trained, 0 is the base.
 

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -33,8 +33,9 @@ def optimizer(
     rate: float,
     head_rate: float,
     rates: Mapping[str, float] | None = None,
+    decayed: Collection[str] = (),
 ) -> Optimizer:
-    """One run's optimizer. Vectors (biases, norms, scales) are not decayed.
+    """One run's optimizer. Vectors (biases, norms, scales) are not decayed, but for those that `decayed` names.
 
     The head has its own rate; `rates` multiplies the rate of the tensors that it names. torch's fused kernels, where
     it has them, ignore strides, so they step the groups alone whose tensors have no gaps between their numbers.
@@ -44,7 +45,7 @@ def optimizer(
         raise unknown("optimizer", config.optimizer, known)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        decay = config.weight_decay if parameter.dim() > 1 else 0.0
+        decay = config.weight_decay if parameter.dim() > 1 or name in decayed else 0.0
         key = (head_rate if name.startswith("head.") else rate * (rates or {}).get(name, 1.0), decay)
         groups.setdefault(key, []).append(parameter)
     try:

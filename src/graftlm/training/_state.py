@@ -23,11 +23,12 @@ NUMBERS = ("bad", "loss_sum", "loss_steps", "active", "metric", "due")
 class Plan:
     """What one run needs: its tensors, its examples' lengths, its settings, and how it is evaluated.
 
-    `lengths` count virtual tokens too. `rates` multiplies `rate` for the tensors that it names. `evaluate` gives
-    metrics; `better` says whether a new value of the watched metric beats an old one. `watch` is told of each
-    evaluation and may give a reason to stop. `ended` is called once, with the weights that are kept in place; a run
-    that has it is forgotten afterwards. `isolated`: an error in the run's loss, optimizer or evaluation stops that run
-    alone. `compares`: the loss compares the examples of a batch, so that pieces of it have another loss.
+    `lengths` count virtual tokens too. `rates` multiplies `rate` for the tensors that it names; `decayed` are vectors
+    that weight decay shrinks too. `evaluate` gives metrics; `better` says whether a new value of the watched metric
+    beats an old one. `watch` is told of each evaluation and may give a reason to stop. `ended` is called once, with the
+    weights that are kept in place; a run that has it is forgotten afterwards. `isolated`: an error in the run's loss,
+    optimizer or evaluation stops that run alone. `compares`: the loss compares the examples of a batch, so that pieces
+    of it have another loss.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -37,6 +38,7 @@ class Plan:
     rate: float
     head_rate: float
     rates: Mapping[str, float] = field(default_factory=dict)
+    decayed: Collection[str] = ()
     evaluate: Callable[[], Mapping[str, float]] | None = None
     metric: str = "loss"
     better: Callable[[float, float], bool] = lambda new, old: new > old
@@ -121,7 +123,7 @@ def steps_of(plan: Plan) -> int:
 def start(plan: Plan, step: int = 0) -> State:
     """A run before its first step, or with its batches drawn up to `step`."""
     total = steps_of(plan)
-    made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate, plan.rates)
+    made = optimizer(plan.parameters, plan.config, plan.rate, plan.head_rate, plan.rates, plan.decayed)
     config = plan.config
     batches = endless(plan.lengths, config.batch_size, plan.seed, step, config.batch_tokens, config.accumulation)
     return State(plan, total, batches, made, schedule(made, plan.config, total))
