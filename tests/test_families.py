@@ -61,6 +61,8 @@ def test_strength_scales_what_a_run_adds(tmp_path: Path) -> None:
                 tensor.data.mul_(strength)  # LoRA's change is linear in it
         assert torch.allclose(found, less.logits(examples), atol=1e-6)
         assert not torch.allclose(found, whole, atol=1e-4)
+    with pytest.raises(UserError, match="strength = nan is not finite"):
+        graftlm.load(tmp_path / "run", strength=float("nan"))
 
 
 def test_a_run_that_adds_nothing_to_layers_has_no_strength(tmp_path: Path) -> None:

@@ -271,6 +271,7 @@ def test_an_untied_lm_head_is_trained_by_full(tmp_path: Path) -> None:
 def test_what_cannot_be_generated_is_refused_by_name(tmp_path: Path) -> None:
     model = saved(tiny.model("gpt2", lm=True), tmp_path / "base")
     encoder = saved(tiny.model("bert", lm=True), tmp_path / "encoder")
+    t5 = saved(tiny.model("t5", lm=True), tmp_path / "t5")
     rows = write(tmp_path / "rows.jsonl", pairs(10))
     data = {"path": rows, "split": {"train": 0.6, "validation": 0.4}}
     right = {"model": model, "task": task("lora"), "data": data, "method": "lora"}
@@ -287,6 +288,7 @@ def test_what_cannot_be_generated_is_refused_by_name(tmp_path: Path) -> None:
         ({"task": task("lora", chat_template="{{ messages }}")}, "chat_template is for chat = true"),
         ({"task": task("lora", max_new_tokens=2)}, r"rows.jsonl line \d+: the target has 3 tokens"),
         ({"task": task("lora", max_new_tokens=30)}, "leaves 2 of 32 tokens for a prompt"),
+        ({"model": t5, "task": task("lora", max_new_tokens=33)}, "33 is more than the 32 tokens that a target may"),
         ({"task": task("lora", chat=True)}, "the tokenizer has no chat template"),
         ({"task": task("lora", target="{none}")}, 'task.target has a field "none"'),
     ]

@@ -1,5 +1,7 @@
 """DoRA (Liu et al., 2024, arXiv:2402.09353): W' = m ⊙ V / ‖V‖ by row, V = W + scale · up down; the bias is added after.
 
+Dropout is on the x of scale · up down x alone; (m / ‖V‖ − 1) ⊙ W x takes x as it is, where PEFT drops that too.
+
 What other changes there are of the same layer stands beside W' − W, and is not decomposed.
 
 ‖V‖ is a plain number to the gradient (§4.3). It is worked out without V, from

@@ -3,6 +3,8 @@
 With W = U S Vᵀ, down = √(S_r / scale) V_rᵀ and up = U_r √(S_r / scale), so scale · up down is W's best approximation
 of rank r. The paper freezes the rest, W − scale · up₀ down₀; here W stays as it is, and the run subtracts what its
 factors started at: y' = y + scale · (up down − up₀ down₀) x. That is a LoRA of rank 2 r, and is stored as one.
+Dropout is on the x of that whole change, so that a fresh run is the base in training too; PEFT has it on the x of
+scale · up down x alone.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """A base model with runs attached: banks built, hosts in place, a route in force; `detach` gives every bit back."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -255,8 +256,10 @@ class Attached(nn.Module):
     def strengthen(self, run: str, strength: float) -> None:
         """Scales what a run adds to the outputs of layers; 1 is as it was trained, 0 is the base.
 
-        Raises UserError where a part of the run adds nothing that could be scaled.
+        Raises UserError for a number that is not finite, and where a part of the run adds nothing that could be scaled.
         """
+        if not math.isfinite(strength):
+            raise UserError(f"strength = {strength} is not finite; 1 is as trained and 0 is the base")
         for act in self.acts[run]:
             if not isinstance(act, Branch):
                 kind = {Past: "a prefix", Tokens: "a prompt"}.get(type(act), "weights of the base's own")

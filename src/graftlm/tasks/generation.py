@@ -160,7 +160,12 @@ def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> E
     """
     options: Options = problem.options
     room = reading.length if reading.apart else reading.length - options.max_new_tokens
-    if room < FEWEST or (reading.apart and options.max_new_tokens > reading.length):
+    if reading.apart and options.max_new_tokens > reading.length:
+        raise UserError(
+            f"task.max_new_tokens = {options.max_new_tokens} is more than the {reading.length} tokens that a target "
+            "may have; fewer would work"
+        )
+    if room < FEWEST:
         raise UserError(
             f"task.max_new_tokens = {options.max_new_tokens} leaves {max(0, room)} of {reading.length} tokens for a "
             "prompt; fewer would work"
