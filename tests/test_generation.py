@@ -109,6 +109,23 @@ def test_the_loss_is_that_of_the_whole_model_with_labels_on_the_target_alone(fam
         assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_the_first_batch_of_a_process_draws_what_any_other_would(family: str, tmp_path: Path) -> None:
+    """BART adds to what its LM head gives, which the first batch finds out."""
+    plain = tiny.model(family, lm=True)
+    if family == "bart":
+        plain.final_logits_bias.copy_(torch.randn(plain.final_logits_bias.shape))
+    model = made(family, ("lora",), Path(saved(plain, tmp_path / "base")))
+    rows = [(row, []) for row in model.encode(examples_of(tmp_path), "lora").rows]
+    model.attached.base_dropout(True)
+    model.attached.train().disabled()
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append(model.speaker.losses(rows, 3))
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
 def test_runs_in_one_pass_learn_and_write_as_each_does_alone(family: str, tmp_path: Path) -> None:
     folder = Path(saved(tiny.model(family, lm=True), tmp_path / "base"))

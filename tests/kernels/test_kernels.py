@@ -14,7 +14,6 @@ from transformers import BertConfig, BertModel
 
 from graftlm.checkpoint import load_base
 from graftlm.kernels import Choices, add_low_rank, choice, frozen, products
-from graftlm.kernels.attention import KERNELS
 from graftlm.kernels.linear import TOLERANCE, kernels
 from graftlm.methods import MethodConfig, attach, parse
 from graftlm.sites import Attached
@@ -22,20 +21,7 @@ from tiny import TABLED, batch_of, model, output, randomise_runs, real_of, spari
 
 WEIGHT = torch.randn(48, 32, generator=torch.Generator().manual_seed(1))
 OTHERS = kernels(WEIGHT)[1:]
-
-
-@pytest.fixture(autouse=True)
-def chosen(monkeypatch: pytest.MonkeyPatch) -> Choices:
-    """Choices of the test's own: oneDNN where it runs, and products for all attention."""
-
-    class Chosen(Choices):
-        def _choose(self, case: str, known: object, made: object, gain: float) -> str:
-            self.found[case] = "products" if known == KERNELS else list(known)[-1]  # type: ignore[call-overload]
-            return self.found[case]
-
-    made = Chosen()
-    monkeypatch.setattr(choice, "_current", [made])
-    return made
+pytestmark = pytest.mark.usefixtures("chosen")
 
 
 def near(found: Tensor, wanted: Tensor, tolerance: float) -> bool:

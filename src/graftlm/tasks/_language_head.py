@@ -68,18 +68,22 @@ class LanguageHead:
         changes them behind its LM head.
         """
         goals = functional.pad(goals[:, : places.shape[1]], (0, max(0, places.shape[1] - goals.shape[1])), value=UNREAD)
-        if self._last is False:
+        if self._last is None:
+            self._last = self._is_last(places, forward)
+        if not self._last:
             with self.reading(places):
                 return language_loss(forward(), goals)
-        with self.reading(places, _first if self._last else _scaled) as found:
-            logits = forward()
-        layer, hidden = self._layer, found.pop()
-        if self._last is None:
-            with torch.no_grad():
-                self._last = torch.allclose(layer(_scaled(hidden)), logits, rtol=1e-3, atol=1e-4)
-            if not self._last:
-                return self.losses(places, goals, forward)
-        return cross_entropy(hidden, goals, layer, frozen=not _trained(layer))
+        with self.reading(places, _first) as found:
+            forward()
+        # not the layer's hooks: one that looks at gradients fails where they are taken part by part
+        return cross_entropy(found.pop(), goals, self._layer.forward, frozen=not _trained(self._layer))
+
+    def _is_last(self, places: Tensor, forward: Callable[[], Tensor]) -> bool:
+        """Tries out whether nothing is done behind the LM head; the random numbers stay as they are."""
+        with torch.no_grad(), torch.random.fork_rng([places.device] if places.is_cuda else []):
+            with self.reading(places, _scaled) as found:
+                logits = forward()
+            return torch.allclose(self._layer(_scaled(found.pop())), logits, rtol=1e-3, atol=1e-4)
 
 
 def _first(states: Tensor) -> Tensor:
