@@ -119,6 +119,22 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_bits(steps: int, world:
     assert not (tmp_path / "killed/groups/0").exists()
 
 
+def test_a_comparison_goes_on_with_the_threads_that_it_was_started_with(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "killed"
+    with pytest.raises(Killed):
+        graftlm.compare(**_options(world, out, ["head", "bitfit"], save_steps=1), reporter=Killing(3))
+    for record in out.glob("runs/*/run.json"):
+        body = json.loads(record.read_text())
+        body["machine"]["threads"] = 2
+        record.write_text(json.dumps(body))
+    seen: list[int] = []
+    monkeypatch.setattr(Killing, "advance", lambda self, *_, **__: seen.append(torch.get_num_threads()))
+    graftlm.compare(out=str(out), resume=True, reporter=Killing(-1))
+    assert (set(seen), torch.get_num_threads()) == ({2}, 1)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_comparison_does_not_go_on_with_other_data(split: str, world: Path, tmp_path: Path) -> None:
     shutil.copytree(world, tmp_path / "own")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from graftlm.checkpoint import Base, drop_later, drop_states, load_state, save_state
 from graftlm.core.errors import Stopped, Unwritable, UserError
 from graftlm.core.files import remove
@@ -17,7 +19,7 @@ from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._folder import RunFolder
 from graftlm.recipes._history import History
 from graftlm.recipes._memory import needed_by, warn_of_memory
-from graftlm.recipes._origin import origin
+from graftlm.recipes._origin import origin, threads
 from graftlm.recipes._run import Job, Run, casts, jobs, losses_of
 from graftlm.recipes._saved import save
 from graftlm.recipes._schedule import Group, batches
@@ -54,11 +56,15 @@ def way_on(out: Path) -> str:
 
 
 class Training:
-    """One group: `prepare` attaches its runs and times a few steps, `run` trains what is left of them."""
+    """One group: `prepare` attaches its runs and times a few steps, `run` trains what is left of them.
+
+    It trains with as many of torch's threads as it is made with.
+    """
 
     def __init__(self, place: int, group: Group, runs: Sequence[Run], base: Base, own: Comparing):
         self.group, self.runs, self.base, self.own = group, runs, base, own
         self.states = own.out / STATES / str(place)
+        self._threads = torch.get_num_threads()
         first = runs[0].config
         self.accelerator = accelerator_of(first.model_copy(update={"out": str(own.out)}), casts(runs, base))
         self.jobs = jobs(runs, base, self.accelerator.device, own.stopper, own.reporter)
@@ -86,6 +92,7 @@ class Training:
         """Trains the runs; each is whole in its folder as soon as it ends. `Stopped` where that was asked for."""
         start = self._left()
         with ExitStack() as stack:
+            stack.enter_context(threads(self._threads))
             stack.callback(self._close)
             for name, job in self.jobs.items():
                 self._enter(name, job, start)

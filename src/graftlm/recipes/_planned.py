@@ -14,6 +14,7 @@ from graftlm.kernels import current
 from graftlm.recipes._accelerator import accelerator_of
 from graftlm.recipes._group import Comparing, Training
 from graftlm.recipes._memory import free_memory
+from graftlm.recipes._origin import threads
 from graftlm.recipes._run import Run
 from graftlm.recipes._schedule import Group, keep, kind, like, schedule, tell
 
@@ -124,11 +125,12 @@ class Planned:
 
 
 def training_of(place: int, group: Group, runs: Sequence[Run], own: Comparing) -> Training:
-    """What trains runs of a group, beside a base of its own."""
+    """What trains runs of a group, beside a base of its own, with the kernels and threads that they were begun with."""
     started = next(filter(None, (_record(run) for run in runs)), {})
     current().take(started.get("kernels", {}).get("choices", {}))
     fresh = load_base(runs[0].config.model, head=runs[0].base_head)
-    return Training(place, group, runs, fresh, own)
+    with threads(started.get("machine", {}).get("threads")):
+        return Training(place, group, runs, fresh, own)
 
 
 def give_up(run: Run, error: UserError, reporter: Reporter) -> None:
