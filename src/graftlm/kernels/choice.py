@@ -94,7 +94,7 @@ class Choices:
         """The quickest of `known`, or the first of them where no other is quicker by `gain`."""
         if len(known) == 1:
             return known[0]
-        taken = self._taken.get(case)
+        taken = self._taken.get(case, "")
         self.asked[case] = taken if taken in known else self._quickest(case, known, made, gain)
         return self.asked[case]
 
