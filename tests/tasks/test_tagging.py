@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.core.settings import DataConfig
-from graftlm.tasks import Encoded, Problem, Reading, load, parse, task
+from graftlm.tasks import Encoded, Problem, Reading, load, parse, read_texts, task
 from graftlm.tasks._schemes import entities, mended, scheme
 
 TAGGING = task("tagging")
@@ -65,6 +65,75 @@ def test_a_string_of_words_keeps_its_own_white_space(folder):
     (example,) = splits(folder, [{"text": text, "tags": "B-PER O B-LOC I-LOC"}]).splits["train"]
     assert example.text == text
     assert [text[slice(*span)] for span in example.words] == GOOD["tokens"]
+
+
+CHINESE = {"text": "我在 北京。", "tokens": ["我", "在", "北", "京"], "tags": ["O", "O", "B-LOC", "I-LOC"]}
+BESIDE = [
+    (CHINESE, {}, "我在 北京。"),
+    ({**CHINESE, "text": None}, {}, "我 在 北 京"),
+    (CHINESE, {"text": "tokens"}, "我 在 北 京"),
+    ({**CHINESE, "tokens": "我 在 北 京"}, {}, "我在 北京。"),
+    ({**CHINESE, "text": "?", "raw": "我，在北京"}, {"text": "raw"}, "我，在北京"),
+    ({"text": "(Ann) x-ray", "tokens": ["Ann", "x-", "ray"], "tags": ["O", "B-LOC", "O"]}, {}, "(Ann) x-ray"),
+]
+
+
+@pytest.mark.parametrize(("row", "columns", "text"), BESIDE)
+def test_tokens_are_found_in_the_text_beside_them(write, row, columns, text):
+    path = str(write("train.jsonl", [row, GOOD | {"text": None, "raw": None}]))
+    example = load(DataConfig(path=path, columns=columns), problem(()), splits=("train",)).splits["train"][0]
+    (asked, _) = read_texts(path, columns, task="tagging")
+    assert (asked.text, asked.words) == (example.text, example.words)
+    assert example.text == text
+    tokens = row["tokens"] if isinstance(row["tokens"], list) else row["tokens"].split()
+    assert [text[slice(*span)] for span in example.words] == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "said"),
+    [
+        (
+            "(Ann) ran",
+            ["-LRB-", "Ann"],
+            r"""text: token 1 \("-LRB-"\) does not follow at "\(Ann\) ran"; --columns text=tok""",
+        ),
+        ("du demander", ["du", "de", "le"], r"""text: token 3 \("le"\) does not follow at "mander";"""),
+        ("a cat ran", ["a", "ran"], r"""text: token 2 \("ran"\) does not follow at " cat ran";"""),
+        (7, ["a", "b"], "text is 7, not a string"),
+    ],
+)
+def test_a_token_that_the_text_does_not_hold_there_is_an_error_with_its_line(folder, text, tokens, said):
+    bad = {"text": text, "tokens": tokens, "tags": ["O"] * len(tokens)}
+    rows = [{**GOOD, "text": "Ann saw New York."}, bad]
+    with pytest.raises(UserError, match=f"line 2: {said}"):
+        splits(folder, rows)
+    data = splits(folder, rows, {"skip_bad": True})
+    assert [example.text for example in data.splits["train"]] == ["Ann saw New York."]
+
+
+def test_a_mapped_text_that_is_not_there_is_refused(folder):
+    with pytest.raises(UserError, match='no column "txt"'):
+        splits(folder, [GOOD], {"columns": {"text": "txt"}})
+
+
+RAW = [
+    ("我在iPhone上说：“好”。", ["我", "在", "iPhone", "上", "说", "：", "“", "好", "”", "。"]),
+    ("カ\u3099ー々ﾊﾟ！２０２４年", ["カ\u3099", "ー", "々", "ﾊ", "ﾟ", "！", "２０２４", "年"]),
+    ("𠮷\U000e0100野\u3000家", ["𠮷\U000e0100", "野", "家"]),
+    ("New York. 서울 สวัสดี don't", ["New", "York.", "서울", "สวัสดี", "don't"]),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), RAW)
+def test_raw_text_is_cut_at_white_space_and_at_each_letter_of_han_and_kana(tokenizer, write, text, words):
+    bare = TAGGING.encode([Example(text)], Reading(tokenizer, 64), problem()).examples[0]
+    (asked,) = read_texts(write("texts.jsonl", [{"text": text}]), task="tagging")
+    for example in (bare, asked):
+        assert [text[slice(*span)] for span in example.words] == words
+    spelled = task("spelling").encode([Example(text)], Reading(tokenizer, 64), parse({}, "spelling", ("=",)))
+    assert [text[slice(*span)] for span in spelled.examples[0].words] == text.split()
+    (tagged,) = read_texts(write("tagged.jsonl", [{"text": text, "tags": "O"}]), task="tagging")
+    assert [text[slice(*span)] for span in tagged.words] == text.split()
 
 
 def test_tags_that_are_no_entities_are_labels_by_themselves(folder):
@@ -179,7 +248,7 @@ def test_every_word_is_read_at_its_own_first_token_whatever_the_script(tokenizer
     row = encoded.rows[0]
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     words = encoded.examples[0].words
-    assert [text[slice(*span)] for span in words] == text.split()
+    assert [text[slice(*span)] for span in words] == (list("北京欢迎你！") if "北" in text else text.split())
     for place, word in zip(row.places, encoded.meaning[0], strict=True):
         if word is not None:
             start, end = words[word]

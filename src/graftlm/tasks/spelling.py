@@ -16,15 +16,16 @@ from graftlm.core.errors import UserError
 from graftlm.core.example import Example
 from graftlm.tasks import _rows, tagging
 from graftlm.tasks._edits import KEEP, aligned, edit, edited
-from graftlm.tasks._features import Encoded
+from graftlm.tasks._features import Encoded, Reading
 from graftlm.tasks._read import Table
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, token_loss
 from graftlm.tasks._windows import Span
+from graftlm.tasks._words import spaced, worded
 
 READS, HEAD, TUNES, SHOWN = "rows", "tokens", True, "text"
 LOWER_IS_BETTER = ("loss",)
-loss, encode, goals, outputs = token_loss, tagging.encode, tagging.goals, tagging.outputs
+loss, goals, outputs = token_loss, tagging.goals, tagging.outputs
 COLUMNS = {
     "text": ("input", "text", "wrong", "misspelling", "source", "sentence"),
     "target": ("target", "right", "corrected", "correction", "output"),
@@ -83,7 +84,7 @@ def _text(table: Table, row: int, found: Mapping[str, str]) -> Example:
     at, column = table.at(row), found["text"]
     text = _rows.text(table.columns[column][row], at, column)
     identity = _rows.identity(table, row, found.get("id"))
-    return Example(text, words=tagging.split_words(text), id=identity, at=at)
+    return Example(text, words=spaced(text), id=identity, at=at)
 
 
 def _corrected(table: Table, row: int, found: Mapping[str, str]) -> Example:
@@ -101,6 +102,11 @@ def _words(example: Example) -> list[str]:
 def _pairs(example: Example) -> list[tuple[str, str]]:
     """Each word, and what it should be."""
     return list(zip(_words(example), example.meta["right"], strict=True))
+
+
+def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> Encoded:
+    """Rows as a tagger's, of the words between white space."""
+    return tagging.encode(worded(examples, spaced), reading, problem)
 
 
 def _given(logits: Tensor, encoded: Encoded, problem: Problem) -> list[list[str]]:

@@ -1,7 +1,6 @@
 """A tag for each word: named entities (BIO or BIOES), parts of speech, slots; the head reads one sub-word of each."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from graftlm.tasks._read import Table, shown
 from graftlm.tasks._task import Details, Given, Problem, TaskData
 from graftlm.tasks._token_loss import UNREAD, goals_of, token_loss
 from graftlm.tasks._windows import Span, Window, chosen_tokens, windows
+from graftlm.tasks._words import cut, located, spaced, worded
 
 READS, HEAD, TUNES, SHOWN = "rows", "tokens", False, "tags"
 LOWER_IS_BETTER = ("loss",)
@@ -25,6 +25,7 @@ loss = token_loss
 COLUMNS = {
     "tokens": ("tokens", "words", "text", "sentence"),
     "tags": ("ner_tags", "pos_tags", "upos", "slots", "deprel", "labels", "tags"),
+    "text": ("text",),
 }
 Found = tuple[str | None, float]  # a word's tag, None where no token is its own, and the tag's probability
 
@@ -43,11 +44,12 @@ class Options(Config):
 
 
 def read(given: Given) -> TaskData:
-    """Words and tags: two lists of equal length, or two strings with white space between.
+    """Words and tags: two lists of equal length, or two strings with white space between. A text beside the words is
+    what they are found in.
 
     The labels are those of all of train, unless they are given.
     """
-    found = _rows.columns(given.first, given.config.columns, COLUMNS)
+    found = _columns(given.first, given.config.columns)
     skip, options = given.config.skip_bad, given.problem.options
     for table in given.tables.values():
         for column in (found["tokens"], found["tags"]):
@@ -70,8 +72,19 @@ def read(given: Given) -> TaskData:
 
 def asked(table: Table, given: Mapping[str, str]) -> list[Example]:
     """The words to tag; tags are not needed."""
-    found = _rows.columns(table, given, COLUMNS, optional=("tags",))
-    return [_words(table, row, found) for row in range(len(table))]
+    found = _columns(table, given, asked=True)
+    words = spaced if "tags" in found else cut  # tags count the words between white space
+    return [_words(table, row, found, words) for row in range(len(table))]
+
+
+def _columns(table: Table, given: Mapping[str, str], *, asked: bool = False) -> dict[str, str]:
+    """Their columns; one of texts only where it is another than that of tokens."""
+    found = _rows.columns(table, given, COLUMNS, optional=("tags", "text") if asked else ("text",))
+    if not asked and "text" in given:
+        _rows.has(table, given["text"])
+    if found.get("text") == found["tokens"]:
+        del found["text"]
+    return found
 
 
 def _labels(source: Table, found: Mapping[str, str], options: Options, skip: bool) -> tuple[str, ...]:
@@ -84,26 +97,23 @@ def _labels(source: Table, found: Mapping[str, str], options: Options, skip: boo
     return _schemes.completed(sorted(seen), kind)
 
 
-def _words(table: Table, row: int, found: Mapping[str, str]) -> Example:
-    """A row's words as characters of its text; words in a list are joined by spaces."""
-    at, column = table.at(row), found["tokens"]
+def _words(
+    table: Table, row: int, found: Mapping[str, str], words: Callable[[str], tuple[Span, ...]] = spaced
+) -> Example:
+    """A row's words as characters of its text; those in a list are found in the text beside them, or joined by spaces.
+
+    `words` are those of a string.
+    """
+    at, column, beside = table.at(row), found["tokens"], found.get("text", "")
     value = _rows.listed(table.columns[column][row])
+    whole = table.columns[beside][row] if beside in table.columns else None
     identity = _rows.identity(table, row, found.get("id"))
-    if isinstance(value, str):
-        return Example(_rows.text(value, at, column), words=split_words(value), id=identity, at=at)
-    words = _rows.strings(value, at, column)
-    text = _rows.text(" ".join(words), at, column)
-    spans: list[Span] = []
-    start = 0
-    for word in words:
-        spans.append((start, start + len(word)))
-        start += len(word) + 1
-    return Example(text, words=tuple(spans), id=identity, at=at)
-
-
-def split_words(text: str) -> tuple[Span, ...]:
-    """The characters [start, end) of each word between white space."""
-    return tuple(match.span() for match in re.finditer(r"\S+", text))
+    if isinstance(value, str) and whole is None:
+        return Example(_rows.text(value, at, column), words=words(value), id=identity, at=at)
+    tokens = _rows.strings(value, at, column)
+    text = " ".join(tokens) if whole is None else _rows.text(whole, at, beside)
+    instead = f"--columns text={column} reads the tokens joined by spaces"
+    return Example(text, words=located(tokens, text, f"{at}: {beside}", instead), id=identity, at=at)
 
 
 def _tagged(table: Table, row: int, found: Mapping[str, str]) -> Example:
@@ -154,10 +164,7 @@ def outputs(problem: Problem) -> int:
 
 def encode(examples: Sequence[Example], reading: Reading, problem: Problem) -> Encoded:
     """Rows whose places are the first (or last) sub-words; each word is read in the row that shows most around it."""
-    examples = [
-        example if example.words is not None else replace(example, words=split_words(example.text))
-        for example in examples
-    ]
+    examples = worded(examples, cut)
     options: Options = problem.options
     parts: dict[int, list[Window]] = {}
     for window in windows([example.text for example in examples], None, reading, options.stride):
