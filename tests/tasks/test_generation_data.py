@@ -88,6 +88,30 @@ def test_references_may_be_numbers_as_targets_may(cell: Any, right: tuple[str], 
     assert load(DataConfig(path=str(path)), "generation").splits["train"][0].answer == right
 
 
+@pytest.mark.parametrize(
+    ("task", "good", "name"),
+    [
+        ("generation", {"text": "a", "target": "c"}, "text"),
+        ("generation", {"text": "a", "target": "c"}, "target"),
+        ("generation", {"text": "a", "target": "c", "references": "c"}, "references"),
+        ("cloze", {"text": "[MASK] a", "words": "c"}, "words"),
+    ],
+)
+@pytest.mark.parametrize(("number", "said"), [("nan", "missing"), ("inf", "inf")])
+def test_a_number_that_is_not_finite_is_no_text(
+    task: str, good: dict[str, str], name: str, number: str, said: str, write: Any
+) -> None:
+    path = write("train.jsonl", [good, {**good, name: float(number)}])
+    with pytest.raises(UserError, match=f"line 2: {name} is {said}"):
+        load(DataConfig(path=str(path)), task)
+    assert len(load(DataConfig(path=str(path), skip_bad=True), task).splits["train"]) == 1
+
+
+def test_targets_without_a_letter_are_counted(write: Any) -> None:
+    path = write("train.jsonl", [{"text": "a", "target": target} for target in ("b", "", "   ")])
+    assert load(DataConfig(path=str(path)), "generation").notes[-1] == "2 targets of train are empty"
+
+
 @pytest.mark.parametrize("cell", ['"[""x"", ""y""]"', "\"['x', 'y']\""])
 def test_words_of_several_masks_are_a_list_in_csv(cell: str, write: Any) -> None:
     path = write("train.csv", f"text,words\n[MASK] a [MASK],{cell}\n")

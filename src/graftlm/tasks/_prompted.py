@@ -1,5 +1,6 @@
 """A row's fields as a prompt's token ids, and its target's; a prompt that is too long is cut at its longest field."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,9 @@ def columns_of(template: str, option: str, table: Table, given: Mapping[str, str
 
 
 def cell(value: Any, at: str, name: str) -> str:
-    """A cell as it stands in a template: a string or a number."""
+    """A cell as it stands in a template: a string or a finite number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{at}: {name} is {'missing' if math.isnan(value) else value}")
     return str(value) if type(value) in (int, float) else text(value, at, name)
 
 

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 Metric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match", "numeric_match"]
 METRICS: tuple[str, ...] = get_args(Metric)
 WHOLE = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)"  # commas part thousands, and in a list its numbers
-NUMBER = re.compile(rf"(?:(?<!\d)[-−])?(?:{WHOLE}(?:\.\d+)?|\.\d+)")
+CENTS = r"(?<![\d,])\d+,0\d(?![\d,]|\.\d)"  # of two digits with a zero first they can be of no list
+POWER = r"(?:[eE][-+−]?\d{1,4}(?!\w))?"
+NUMBER = re.compile(rf"(?:(?<!\d)[-−])?(?:{CENTS}|(?:{WHOLE}(?:\.\d+)?|\.\d+){POWER})")
 Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 
 
@@ -73,7 +75,10 @@ def numeric_match(texts: Sequence[str], references: Sequence[Sequence[str]]) -> 
 def last_number(text: str) -> Decimal | None:
     """The last number in a text."""
     found = NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "").replace("−", "-")) if found else None
+    if not found:
+        return None
+    last = found[-1].replace("−", "-")
+    return Decimal(last.replace(",", "." if re.fullmatch(rf"-?{CENTS}", last) else ""))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -93,7 +93,9 @@ def read(given: Given) -> TaskData:
         splits[split], left_out = _rows.kept(table, row_of, given.config.skip_bad)
         said = {**prompt, **target, **({"references": several} if several else {})}
         notes += [_rows.said(said)] if not notes else []
+        blank = sum(not example.meta["target"].strip() for example in splits[split])
         notes += left_out
+        notes += [f"{blank} targets of {split} are empty"] if blank else []
     return TaskData(splits, (), False, tuple(dict.fromkeys(notes)))
 
 
